@@ -1,0 +1,1 @@
+"""Experiments on machine vibration: refused early when wrong, called complete only when proven."""

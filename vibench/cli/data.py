@@ -1,0 +1,107 @@
+"""``vibench-data``: raw files to a store, and what a store holds.
+
+Exit status: 0 done, 2 nothing was written.
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from vibench.errors import DataError
+
+USAGE = """usage: vibench-data prepare cwru  raw=DIR [store=cwru.h5] [normal_rate_hz=48000|12000] [skip_broken=true]
+       vibench-data prepare femto raw=DIR [store=femto.h5] [skip_broken=true]
+       vibench-data inspect FILE.h5
+
+prepare turns a folder of raw files, and the folders in it, into one store that vibench-train reads:
+  cwru   N.mat files of Case Western Reserve University, under their original numbers. The sources disagree on the
+         rate of the normal files 97 to 100; normal_rate_hz says which is taken.
+  femto  BearingX_Y/acc_NNNNN.csv of PRONOSTIA, from Learning_set and Full_Test_Set
+inspect says what a store holds.
+"""
+KEYS = {"cwru": {"raw", "store", "normal_rate_hz", "skip_broken"}, "femto": {"raw", "store", "skip_broken"}}
+
+
+def main() -> None:
+    try:
+        _run(sys.argv[1:])
+    except DataError as error:
+        print(f"vibench-data: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _run(arguments: list[str]) -> None:
+    match arguments:
+        case [] | ["--help" | "-h", *_]:
+            print(USAGE, end="")
+        case ["inspect", path]:
+            inspect(Path(path))
+        case ["prepare", ("cwru" | "femto") as name, *settings]:
+            prepare_store(name, _settings(name, settings))
+        case ["prepare", name, *_]:
+            raise DataError(f"{name} is no data set that can be prepared; there are {', '.join(KEYS)}")
+        case _:
+            raise DataError(f"cannot read {' '.join(arguments)!r}\n{USAGE}".rstrip())
+
+
+def _settings(name: str, texts: list[str]) -> dict[str, str]:
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in KEYS[name]:
+            raise DataError(f"{text} is not a setting of prepare {name}; there are {', '.join(sorted(KEYS[name]))}")
+        settings[key] = value
+    if "raw" not in settings:
+        raise DataError(f"raw is missing: the folder that holds the files; use prepare {name} raw=DIR")
+    if settings.setdefault("skip_broken", "false") not in ("true", "false"):
+        raise DataError(f"skip_broken={settings['skip_broken']} is neither true nor false")
+    if settings.setdefault("normal_rate_hz", "48000") not in ("48000", "12000"):
+        raise DataError(f"normal_rate_hz={settings['normal_rate_hz']} is neither 48000 nor 12000")
+    return settings
+
+
+def prepare_store(name: str, settings: dict[str, str]) -> None:
+    """Write a store and say what became of every file."""
+    from vibench.data import cwru, femto
+    from vibench.data.prepare import files_below, prepare
+
+    files = files_below(Path(settings["raw"]).expanduser())
+    store = Path(settings.get("store", f"{name}.h5")).expanduser()
+    read = cwru.reader(int(settings["normal_rate_hz"])) if name == "cwru" else femto.reader(files)
+    done = prepare(files, read, store, skip_broken=settings["skip_broken"] == "true")
+    for file, reason in [*done.skipped, *done.broken]:
+        print(f"skipped {file}: {reason}")
+    if name == "cwru":
+        print(f"normal files taken at {settings['normal_rate_hz']} Hz (normal_rate_hz)")
+    print(f"{done.recordings} recordings from {len(files)} files, {len(files) - done.recordings} skipped")
+    inspect(store)
+    task = "" if name == "cwru" else " task=rul_prediction training.monitor=loss"
+    print(f"next: vibench-train data={name} data.store={store}{task}")
+
+
+def inspect(path: Path) -> None:
+    """One table: what a store holds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vibench.data.store import Store
+
+    store = Store(path)
+    table = Table("system", "rate Hz", "channels", "recordings", "entities", "minutes", "fault", "lives", title=str(path))
+    for system in store.systems:
+        own = [r for r in store.recordings if r.system == system]
+        faults = Counter(r.columns.get("fault", "") for r in own)
+        table.add_row(
+            system,
+            ", ".join(f"{rate:g}" for rate in sorted({r.rate_hz for r in own})),
+            str(store.channels(system)),
+            str(len(own)),
+            str(len({r.entity for r in own})),
+            f"{sum(r.length / r.rate_hz for r in own) / 60:.1f}",
+            ", ".join(f"{fault} {count}" for fault, count in sorted(faults.items()) if fault) or "-",
+            str(len({r.entity for r in own if r.rul_s is not None})),
+        )
+    Console().print(table)
+    print(f"columns: entity, system, id, source, {', '.join(store.columns)}")

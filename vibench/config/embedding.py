@@ -1,0 +1,93 @@
+"""Embedding schemas. Signals in, token sequences out: (B, C, L) -> (S, N, D)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vibench.config.setting import setting
+
+
+def patch_count(window: int, patch_len: int, stride: int) -> int:
+    """Patches that cover a window; the last one is padded with the last sample where the stride leaves a rest."""
+    return max(0, -(-(window - patch_len) // stride)) + 1
+
+
+@dataclass(kw_only=True, slots=True)
+class EmbeddingConfig:
+    """Fields that every embedding has."""
+
+    _target_: str
+
+    def n_tokens(self, window: int) -> int:
+        """N, tokens per sequence, for a window of that many samples."""
+        raise NotImplementedError
+
+    def complaints(self, *, window: int) -> Iterator[str]:
+        """Broken rules between fields."""
+        yield from ()
+
+
+@dataclass(kw_only=True, slots=True)
+class PatchConfig(EmbeddingConfig):
+    """Patches of each channel on its own (Nie et al. 2023, https://arxiv.org/abs/2211.14730)."""
+
+    _target_: str = "vibench.embeddings.patch.Patch"
+    patch_len: int = setting("samples in a patch", low=1)
+    stride: int = setting("samples from one patch to the next", low=1)
+
+    def n_tokens(self, window: int) -> int:
+        return patch_count(window, self.patch_len, self.stride)
+
+    def complaints(self, *, window: int) -> Iterator[str]:
+        if self.patch_len > window:
+            yield (
+                f"embedding.patch_len={self.patch_len} exceeds data.window={window}; "
+                f"use embedding.patch_len<={window} or a longer window"
+            )
+        if self.stride > self.patch_len:
+            yield (
+                f"embedding.stride={self.stride} exceeds embedding.patch_len={self.patch_len}, so samples between "
+                f"patches would never be seen; use embedding.stride<={self.patch_len}"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class PointwiseConfig(EmbeddingConfig):
+    """Each sample lifted to a token (the value embedding of Wu et al. 2023, https://arxiv.org/abs/2210.02186)."""
+
+    _target_: str = "vibench.embeddings.pointwise.Pointwise"
+    kernel: int = setting("samples under the convolution that lifts a sample, odd", low=1)
+
+    def n_tokens(self, window: int) -> int:
+        return window
+
+    def complaints(self, *, window: int) -> Iterator[str]:
+        if self.kernel % 2 == 0:
+            yield (
+                f"embedding.kernel={self.kernel} is even, so tokens would shift by half a sample; "
+                f"use embedding.kernel={self.kernel + 1}"
+            )
+        if self.kernel > window:
+            yield f"embedding.kernel={self.kernel} exceeds data.window={window}; use embedding.kernel<={window}"
+
+
+@dataclass(kw_only=True, slots=True)
+class HSEConfig(EmbeddingConfig):
+    """Hierarchical signal embedding of PHM-Vibench: patches drawn in time and channel, with their time in seconds."""
+
+    _target_: str = "vibench.embeddings.hse.HSE"
+    num_patches: int = setting("patches drawn from a window, which is N", low=1)
+    patch_size_l: int = setting("samples in a patch", low=1)
+    patch_size_c: int = setting("channels in a patch; channels repeat where a system has fewer", low=1)
+
+    def n_tokens(self, window: int) -> int:
+        return self.num_patches
+
+    def complaints(self, *, window: int) -> Iterator[str]:
+        if self.patch_size_l > window:
+            yield (
+                f"embedding.patch_size_l={self.patch_size_l} exceeds data.window={window}; "
+                f"use embedding.patch_size_l<={window} or a longer window"
+            )
+
+
+SCHEMAS = {"patch": PatchConfig, "pointwise": PointwiseConfig, "hse": HSEConfig}

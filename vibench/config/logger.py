@@ -1,0 +1,27 @@
+"""Logger schema: where the numbers of a run go while it runs."""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from vibench.config.setting import setting
+
+
+class Writer(Enum):
+    """What is written beside ``metrics.csv``, which every run has."""
+
+    csv = "csv"
+    tensorboard = "tensorboard"
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggerConfig:
+    """What is logged, and how often."""
+
+    writer: Writer = setting("csv alone, or tensorboard beside it")
+    every_n_steps: int = setting("optimizer steps between two logged training losses", low=1)
+
+    def complaints(self) -> Iterator[str]:
+        if self.writer is Writer.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            yield "logger.writer=tensorboard needs the package tensorboard; run `pip install vibench[tensorboard]`"

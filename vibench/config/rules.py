@@ -1,0 +1,65 @@
+"""Rules between the parts of an experiment. Each names key, value, limit and remedy."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterator
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.config.training import Precision
+
+
+def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
+    """Every rule as a call of its own, so that one that cannot be asked does not silence the others."""
+    window = config.data.window
+    n_tokens = config.embedding.n_tokens
+    yield lambda: config.embedding.complaints(window=window)
+    yield lambda: config.backbone.complaints(d_model=config.d_model, n_tokens=n_tokens(window))
+    for name, task in config.task.items():
+        yield lambda name=name, task=task: task.complaints(name=name, window=window)
+    yield lambda: config.data.complaints(future=config.future)
+    yield config.data.missing_paths
+    yield config.hardware.complaints
+    yield config.training.complaints
+    yield config.logger.complaints
+    yield lambda: some_task(config)
+    yield lambda: monitor_exists(config)
+    yield lambda: workers_fit(config)
+    yield lambda: precision_exists(config)
+
+
+def some_task(config: ExperimentConfig) -> Iterator[str]:
+    if not config.task:
+        yield "task is empty, so nothing would be trained; use e.g. task=classification"
+
+
+def monitor_exists(config: ExperimentConfig) -> Iterator[str]:
+    monitor = config.training.monitor
+    if monitor is None:
+        return
+    produced = ["loss", *(f"{name}/{metric}" for name, task in config.task.items() for metric in task.METRICS)]
+    if monitor not in produced:
+        near = difflib.get_close_matches(monitor, produced, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"use one of {', '.join(produced)}, or null"
+        yield f"training.monitor={monitor} is produced by no enabled task; {remedy}"
+    elif not config.data.split.has_validation:
+        yield (
+            f"training.monitor={monitor} needs a validation split, but data.split leaves none; "
+            "use training.monitor=null or give data.split.val"
+        )
+
+
+def workers_fit(config: ExperimentConfig) -> Iterator[str]:
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = config.hardware.cpus or here
+    if config.data.workers > cpus:
+        yield f"data.workers={config.data.workers} exceeds the {cpus} CPU cores of hardware={config.hardware.name}; " + (
+            f"use data.workers<={cpus}"
+        )
+
+
+def precision_exists(config: ExperimentConfig) -> Iterator[str]:
+    if config.training.precision is Precision.bf16 and not config.hardware.has_bf16:
+        yield (
+            f"training.precision=bf16 is not available on hardware={config.hardware.name} "
+            f"(compute capability {config.hardware.compute_capability:g}, bf16 needs 8.0); use fp16, fp32 or auto"
+        )

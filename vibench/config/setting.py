@@ -1,0 +1,39 @@
+"""One field of a schema: what it means and which values it may take. The value itself stands in YAML."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import field
+from typing import Any
+
+
+def setting(meaning: str, *, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+    """A mandatory dataclass field.
+
+    Args:
+        meaning: one line, with units; shown where the field is missing and in the config reference.
+        low, high: smallest and largest legal number, inclusive.
+        above: exclusive lower bound, for rates and durations.
+    """
+    return field(metadata={"meaning": meaning, "low": low, "high": high, "above": above})
+
+
+def interval(metadata: Any) -> str:
+    """The legal numbers in words, e.g. ``at least 1``; empty where every number is legal."""
+    words = {"low": "at least {:g}", "above": "above {:g}", "high": "at most {:g}"}
+    return " and ".join(text.format(metadata[key]) for key, text in words.items() if metadata.get(key) is not None)
+
+
+def complaints_about(key: str, value: Any, metadata: Any) -> Iterator[str]:
+    """What is wrong with one number, or with the numbers in a list."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        legal = interval(metadata)
+        if not math.isfinite(number):
+            yield f"{key}={number} is not a finite number; {metadata['meaning']}" + (f"; use {legal}" if legal else "")
+        elif (
+            (metadata["low"] is not None and number < metadata["low"])
+            or (metadata["above"] is not None and number <= metadata["above"])
+            or (metadata["high"] is not None and number > metadata["high"])
+        ):
+            yield f"{key}={number} is out of range: {metadata['meaning']}; use a value {legal}"

@@ -1,0 +1,80 @@
+"""What a model sees at once.
+
+Shapes: B windows, C channels of the widest system, L samples of a window.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vibench.data.store import Recording
+
+
+class Target(NamedTuple):
+    """How a task reads its target from a recording.
+
+    Attributes:
+        of: called with the recording, the normalised window and what follows it, both (C, samples), and the index
+            of the first sample after the window; None where the recording has no such label.
+        shape: of one target; of one channel's target if ``per_channel``.
+        dtype: of the target.
+        per_channel: whether every channel has a target, stacked to (C, \\*shape).
+        future: samples after the window that ``of`` needs.
+    """
+
+    of: Callable[[Recording, np.ndarray, int], np.ndarray | float | int | None]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    per_channel: bool = False
+    future: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class Batch:
+    """B windows with their targets. A missing label is ``present=False``, never a magic number.
+
+    Attributes:
+        signal: (B, C, L) float32, normalised; channels that a system does not have are zero.
+        channels: (B,) int64, how many of the C channels are real.
+        rate_hz: (B,) float32, sampling rate.
+        system: (B,) int64.
+        entity: (B,) int64, the bearing or life that the window was cut from.
+        scale: (B, C) float32, what one unit of ``signal`` is in the unit of the recording.
+        targets: task -> (B, ...) tensor.
+        present: task -> (B,) bool, or (B, C) for tasks with a target per channel.
+    """
+
+    signal: Tensor
+    channels: Tensor
+    rate_hz: Tensor
+    system: Tensor
+    entity: Tensor
+    scale: Tensor
+    targets: dict[str, Tensor]
+    present: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(
+            **{
+                name: {task: change(t) for task, t in value.items()} if isinstance(value, dict) else change(value)
+                for name, value in values.items()
+            }
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Windows ``start`` to ``stop``, as views."""
+        return self._each(lambda tensor: tensor[start:stop])

@@ -1,0 +1,219 @@
+"""From a data config to audited, loadable splits."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from vibench.config.data import DataConfig, DemoConfig, Normalisation
+from vibench.data.audit import audit
+from vibench.data.batch import Batch, Target
+from vibench.data.splits import NAMES, Segment, column, make_splits
+from vibench.data.store import Recording, Store, check_finite
+from vibench.data.synthetic import demo_store
+from vibench.data.windows import Windows, safe_scale, whole_batch, window_starts
+from vibench.errors import DataError
+
+
+@dataclass(kw_only=True, slots=True)
+class Data:
+    """Audited splits.
+
+    Attributes:
+        splits: train, test and, where there is one, val.
+        n_channels: C, of the widest system.
+        classes: names of the classes, in the order of their numbers.
+        certificate: what the audit found; written to ``split.json``.
+    """
+
+    splits: dict[str, Windows]
+    n_channels: int
+    classes: list[str]
+    certificate: dict[str, Any]
+    workers: int
+
+    def loader(self, split: str, batch_size: int, *, seed: int | None = None, pin: bool = False) -> DataLoader[Batch]:
+        """Every window of a split once; shuffled by ``seed``, or in order without one."""
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return DataLoader(
+            self.splits[split],
+            batch_size=batch_size,
+            shuffle=generator is not None,
+            generator=generator,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=whole_batch,
+            pin_memory=pin,
+        )
+
+
+def build(config: DataConfig, targets: dict[str, Target]) -> Data:
+    """Open the store, split it, audit the splits.
+
+    Args:
+        targets: task -> how its target is read from a recording.
+
+    Raises:
+        DataError: names the file, the recording or the split that cannot be used.
+    """
+    path = demo_store(config) if isinstance(config, DemoConfig) else Path(config.store).expanduser()  # type: ignore[attr-defined]
+    store = Store(path)
+    recordings = _chosen(store, config)
+    classes = _label(recordings, config.label)
+    splits = make_splits(recordings, config.split, lambda r: f"{r.system} {r.columns.get(config.label, '')}")
+    span = config.window + max((t.future for t in targets.values()), default=0)
+    places, short = _cut(store, recordings, splits, config, span)
+    moments = _moments(store, recordings)
+    certificate = audit(store, recordings, places, span, config.window, config.allow_leaky)
+    n_channels = max(store.channels(r.system) for r in recordings)
+    entities = {name: i for i, name in enumerate(sorted({r.entity for r in recordings}))}
+    scaling = _scaling(config.normalisation, store, recordings, splits["train"], moments, n_channels)
+    windows = {
+        name: Windows(
+            store=store,
+            recordings=recordings,
+            places=rows,
+            window=config.window,
+            n_channels=n_channels,
+            targets=targets,
+            scaling=scaling,
+            entities=entities,
+        )
+        for name, rows in places.items()
+    }
+    for name, split in windows.items():
+        certificate["splits"][name]["labelled_windows"] = _labelled(split, name, path)
+    certificate |= {"store": str(path), "by": config.split.by, "short_recordings": short, "classes": classes}
+    return Data(
+        splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers
+    )
+
+
+def _chosen(store: Store, config: DataConfig) -> list[Recording]:
+    recordings = store.recordings
+    for name, values in config.only.items():
+        recordings = [r for r in recordings if column(r, name) in values]
+        if not recordings:
+            there = sorted({column(r, name) for r in store.recordings})
+            raise DataError(
+                f"data.only.{name}={values} leaves no recording of {store.path}; there are {', '.join(there)}"
+            )
+    if not recordings:
+        raise DataError(f"{store.path} holds no recording")
+    return recordings
+
+
+def _label(recordings: list[Recording], name: str) -> list[str]:
+    """Number the classes in alphabetical order, healthy first; a store without the column has none."""
+    names = {r.columns.get(name, "") for r in recordings} - {""}
+    classes = sorted(names, key=lambda text: (text != "healthy", text))
+    for recording in recordings:
+        text = recording.columns.get(name, "")
+        recording.label = classes.index(text) if text else None
+    return classes
+
+
+def _cut(
+    store: Store, recordings: list[Recording], splits: dict[str, list[Segment]], config: DataConfig, span: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(windows, 2) per split: recording and first sample; and the recordings too short for a window."""
+    places, short = {}, []
+    for name in (name for name in NAMES if name in splits):
+        rows = []
+        for segment in splits[name]:
+            starts = window_starts(segment.start, segment.stop, span, config.stride)
+            rows += [(segment.recording, start) for start in starts]
+            if not starts:
+                short.append(recordings[segment.recording].id)
+        if not rows:
+            longest = max(segment.stop - segment.start for segment in splits[name])
+            raise DataError(
+                f"{store.path}: {name} has no window: the longest of its {len(splits[name])} recordings offers {longest} "
+                f"samples, data.window and what is to be forecast need {span}; use data.window<="
+                f"{max(longest - (span - config.window), 0)}"
+            )
+        places[name] = np.array(rows, np.int64)
+    if short and not config.allow_short:
+        first = next(r for r in recordings if r.id == short[0])
+        raise DataError(
+            f"{store.path}: {len(short)} recordings are shorter than the {span} samples of a window and its forecast, "
+            f"first {first.id} (from {first.source}) with {first.length}; use a shorter data.window, or "
+            "data.allow_short=true to leave them out"
+        )
+    return places, short
+
+
+def _moments(store: Store, recordings: list[Recording]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance per channel of each recording; raises a DataError at a sample that is not finite."""
+    moments = []
+    for recording in recordings:
+        signal = store.signal(recording, 0, recording.length)
+        mean, variance = signal.mean(0, np.float64), signal.var(0, np.float64)
+        if not np.isfinite(mean).all():
+            check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
+        moments.append((mean, variance))
+    return moments
+
+
+def _scaling(
+    kind: Normalisation,
+    store: Store,
+    recordings: list[Recording],
+    train: list[Segment],
+    moments: list[tuple[np.ndarray, np.ndarray]],
+    n_channels: int,
+) -> np.ndarray | None:
+    """(recordings, 2, C): mean and scale; None where every window takes its own."""
+    if kind is Normalisation.window:
+        return None
+    scaling = np.zeros((len(recordings), 2, n_channels), np.float32)
+    scaling[:, 1] = 1
+    if kind is Normalisation.none:
+        return scaling
+    pooled = _pooled(store, recordings, train) if kind is Normalisation.train else {}
+    for index, recording in enumerate(recordings):
+        if pooled and recording.system not in pooled:
+            raise DataError(
+                f"data.normalisation=train has no training window of system {recording.system}; "
+                "use data.normalisation=recording or window"
+            )
+        mean, variance = pooled[recording.system] if pooled else moments[index]
+        scaling[index, 0, : len(mean)] = mean
+        scaling[index, 1, : len(mean)] = safe_scale(np.sqrt(variance))
+    return scaling
+
+
+def _pooled(
+    store: Store, recordings: list[Recording], train: list[Segment]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """System -> mean and variance per channel over all of its training samples, and no others."""
+    sums: dict[str, np.ndarray] = {}
+    for segment in train:
+        recording = recordings[segment.recording]
+        signal = store.signal(recording, segment.start, segment.stop).astype(np.float64)
+        parts = np.stack([np.full(signal.shape[1], len(signal)), signal.sum(0), (signal**2).sum(0)])
+        sums[recording.system] = sums.get(recording.system, 0) + parts
+    return {system: (total / n, squares / n - (total / n) ** 2) for system, (n, total, squares) in sums.items()}
+
+
+def _labelled(windows: Windows, name: str, path: Path) -> dict[str, int]:
+    """Windows with a target, per task; every task needs some in every split."""
+    per_recording = Counter(windows.places[:, 0].tolist())
+    counts = {}
+    for task, target in windows.targets.items():
+        probe = np.zeros((windows.n_channels, windows.span), np.float32)
+        counts[task] = sum(
+            n
+            for i, n in per_recording.items()
+            if target.of(windows.recordings[i], probe, windows.window) is not None
+        )
+        if not counts[task]:
+            raise DataError(
+                f"{path}: no window of {name} has a label for {task}; leave the task out (~task.{task}), "
+                "choose another data.label, or split otherwise"
+            )
+    return counts

@@ -1,0 +1,224 @@
+"""Recordings on disk: one HDF5 file, each sample once.
+
+Layout of a store (version 1)::
+
+    /systems/NAME/signal    (samples of all its recordings, channels) float32, contiguous
+    /recordings/COLUMN      one row per recording
+
+Columns every store has: ``id``, ``system``, ``entity``, ``source`` (file it came from), ``rate_hz``, ``start`` and
+``length`` (samples, into the signal of its system), ``anomaly`` (1 faulty, 0 healthy, -1 unknown), ``rul_s`` (seconds
+to failure at the first sample, NaN unknown). Every other column is text (fault, load, ...), empty where unknown, and
+can be named by ``data.label``, ``data.split.by`` and ``data.only``.
+
+One contiguous dataset per system, not one per recording: FEMTO has 27,146 recordings, and a window is one read from a
+memory map whose position HDF5 itself reports.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vibench.errors import DataError
+
+FORMAT, VERSION = "vibench-store", 1
+NUMBERS = {"rate_hz": "f8", "start": "i8", "length": "i8", "anomaly": "i1", "rul_s": "f8"}
+TEXTS = ("id", "system", "entity", "source")
+
+
+@dataclass(kw_only=True, slots=True)
+class Recording:
+    """A continuous signal of one sensor set.
+
+    Attributes:
+        start, length: samples, into the signal of its system.
+        anomaly: True faulty, False healthy, None unknown.
+        rul_s: seconds to failure at the first sample, None unknown.
+        columns: every text column of the store, e.g. ``fault``.
+        label: index of its class; None until ``data.label`` was read, and where it has none.
+    """
+
+    id: str
+    system: str
+    entity: str
+    source: str
+    rate_hz: float
+    start: int
+    length: int
+    anomaly: bool | None
+    rul_s: float | None
+    columns: dict[str, str] = field(default_factory=dict)
+    label: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class RawRecording:
+    """A recording on its way into a store.
+
+    Attributes:
+        signal: (samples, channels) of finite numbers.
+    """
+
+    signal: np.ndarray
+    id: str
+    system: str
+    entity: str
+    source: str
+    rate_hz: float
+    anomaly: bool | None = None
+    rul_s: float | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+class Store:
+    """Reads a store. Signals are memory maps, opened anew in every process that reads them.
+
+    Raises:
+        DataError: the file is no store, or is damaged; names it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._maps: dict[str, np.ndarray] = {}
+        try:
+            with h5py.File(path, "r") as file:
+                self._read(file)
+        except (OSError, KeyError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read as a store: {str(error).splitlines()[0]}; {_REMEDY}") from error
+
+    def _read(self, file: h5py.File) -> None:
+        if file.attrs.get("format") != FORMAT:
+            raise DataError(f"{self.path} is an HDF5 file but not a vibench store; {_REMEDY}")
+        if file.attrs["version"] != VERSION:
+            raise DataError(f"{self.path} has store version {file.attrs['version']}, this is {VERSION}; {_REMEDY}")
+        self._places: dict[str, tuple[int, tuple[int, int]]] = {}
+        for name, group in file["systems"].items():
+            signal = group["signal"]
+            offset = signal.id.get_offset()
+            if signal.dtype != np.float32 or signal.ndim != 2 or offset is None:
+                raise DataError(f"{self.path}: signal of system {name} is not contiguous float32; {_REMEDY}")
+            self._places[name] = (offset, signal.shape)
+        self.recordings = _recordings(file["recordings"])
+        self.columns = list(self.recordings[0].columns) if self.recordings else []
+        for recording in self.recordings:
+            place = self._places.get(recording.system)
+            if place is None or recording.start < 0 or recording.start + recording.length > place[1][0]:
+                raise DataError(f"{self.path}: recording {recording.id} lies outside its signal; {_REMEDY}")
+
+    @property
+    def systems(self) -> list[str]:
+        return sorted(self._places)
+
+    def channels(self, system: str) -> int:
+        return self._places[system][1][1]
+
+    def signal(self, recording: Recording, start: int, stop: int) -> np.ndarray:
+        """(stop - start, channels) float32, a view of the file."""
+        system = recording.system
+        if system not in self._maps:
+            offset, shape = self._places[system]
+            self._maps[system] = np.memmap(self.path, np.float32, "r", offset, shape)
+        return self._maps[system][recording.start + start : recording.start + stop]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": {}}  # a memory map is not inherited, it is opened
+
+
+_REMEDY = "write it again with vibench-data prepare"
+
+
+def _recordings(table: h5py.Group) -> list[Recording]:
+    columns = {name: [text.decode() for text in table[name][:].tolist()] for name in table if name not in NUMBERS}
+    numbers = {name: table[name][:].tolist() for name in NUMBERS}
+    own = [name for name in columns if name not in TEXTS]
+    return [
+        Recording(
+            **{name: columns[name][i] for name in TEXTS},
+            rate_hz=numbers["rate_hz"][i],
+            start=numbers["start"][i],
+            length=numbers["length"][i],
+            anomaly=None if numbers["anomaly"][i] < 0 else bool(numbers["anomaly"][i]),
+            rul_s=None if math.isnan(numbers["rul_s"][i]) else numbers["rul_s"][i],
+            columns={name: columns[name][i] for name in own},
+        )
+        for i in range(len(columns["id"]))
+    ]
+
+
+def write_store(path: Path, recordings: Iterable[RawRecording]) -> int:
+    """Write recordings to a new store and return their number; the file appears whole or not at all.
+
+    Signals go to one raw file per system first, so that memory holds one recording at a time.
+
+    Raises:
+        DataError: no recording, samples that are not finite, or systems whose recordings differ in channels.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        rows, shapes = _spool(Path(folder), recordings)
+        if not rows:
+            raise DataError(f"{path}: nothing to write, no recording was read")
+        whole = Path(folder) / "store.h5"
+        with h5py.File(whole, "w", libver="v110") as file:
+            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+            _write_table(file.create_group("recordings"), rows)
+            for system, shape in sorted(shapes.items()):
+                signal = file.create_dataset(f"systems/{system}/signal", shape, np.float32, track_times=False)
+                signal[:] = np.memmap(Path(folder) / f"{system}.f32", np.float32, "r", shape=shape)
+        os.replace(whole, path)
+    return len(rows)
+
+
+def _spool(folder: Path, recordings: Iterable[RawRecording]) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
+    rows: list[dict[str, Any]] = []
+    shapes: dict[str, tuple[int, int]] = {}
+    for recording in recordings:
+        signal = np.ascontiguousarray(recording.signal, dtype=np.float32)
+        check_finite(signal, recording.source)
+        length, channels = shapes.get(recording.system, (0, signal.shape[1]))
+        if signal.shape[1] != channels:
+            raise DataError(
+                f"{recording.source} has {signal.shape[1]} channels, the other recordings of system "
+                f"{recording.system} have {channels}; make them systems of their own"
+            )
+        with (folder / f"{recording.system}.f32").open("ab") as raw:
+            signal.tofile(raw)
+        shapes[recording.system] = (length + len(signal), channels)
+        rows.append(
+            {name: getattr(recording, name) for name in (*TEXTS, "rate_hz")}
+            | recording.columns
+            | {
+                "start": length,
+                "length": len(signal),
+                "anomaly": -1 if recording.anomaly is None else int(recording.anomaly),
+                "rul_s": math.nan if recording.rul_s is None else recording.rul_s,
+            }
+        )
+    return rows, shapes
+
+
+def _write_table(table: h5py.Group, rows: list[dict[str, Any]]) -> None:
+    for name in sorted({name for row in rows for name in row}):
+        if name in NUMBERS:
+            table.create_dataset(name, data=np.array([row[name] for row in rows], NUMBERS[name]), track_times=False)
+        else:
+            texts = [str(row.get(name, "")).encode() for row in rows]  # fixed width: HDF5's heap is not reproducible
+            width = max(1, *map(len, texts))
+            table.create_dataset(name, data=np.array(texts, f"S{width}"), track_times=False)
+
+
+def check_finite(signal: np.ndarray, source: str) -> None:
+    """Raise a DataError that names the first sample that is NaN or infinite."""
+    finite = np.isfinite(signal)
+    if not finite.all():
+        sample, channel = np.argwhere(~finite)[0]
+        raise DataError(
+            f"{source} has {int((~finite).sum())} samples that are not finite numbers, the first at sample {sample} "
+            f"of channel {channel}; repair or remove the file"
+        )

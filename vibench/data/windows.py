@@ -1,0 +1,118 @@
+"""Windows as views of recordings, read a batch at a time.
+
+Shapes: B windows, C channels of the widest system, L samples of a window.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vibench.data.batch import Batch, Target
+from vibench.data.store import Recording, Store
+
+
+def window_starts(start: int, stop: int, span: int, stride: int) -> range:
+    """First samples of the windows that lie whole between two samples, ``span`` samples each."""
+    return range(start, stop - span + 1, stride)
+
+
+class Windows(Dataset):
+    """The windows of one split. ``__getitems__`` builds a whole batch, so that nothing is collated twice.
+
+    Args:
+        store: where the samples lie.
+        recordings: those in use.
+        places: (windows, 2) int64: index into ``recordings``, first sample.
+        window: L.
+        n_channels: C.
+        targets: task -> how its target is read.
+        scaling: (recordings, 2, C) float32, mean and scale of each recording's channels; None takes each window's own.
+        entities: name -> number.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        recordings: list[Recording],
+        places: np.ndarray,
+        window: int,
+        n_channels: int,
+        targets: dict[str, Target],
+        scaling: np.ndarray | None,
+        entities: dict[str, int],
+    ) -> None:
+        self.store, self.recordings, self.places, self.window = store, recordings, places, window
+        self.n_channels, self.targets, self.scaling = n_channels, targets, scaling
+        self.span = window + max((t.future for t in targets.values()), default=0)
+        systems = {name: i for i, name in enumerate(store.systems)}
+        used = [recordings[i] for i in places[:, 0]]
+        self.rate_hz = torch.tensor([r.rate_hz for r in used], dtype=torch.float32)
+        self.system = torch.tensor([systems[r.system] for r in used])
+        self.entity = torch.tensor([entities[r.entity] for r in used])
+        self.channels = torch.tensor([store.channels(r.system) for r in used])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        size = len(indices)
+        signal = np.zeros((size, self.n_channels, self.window), np.float32)
+        scale = np.ones((size, self.n_channels), np.float32)
+        targets, present = self._empty(size)
+        for row, (number, start) in enumerate(self.places[indices].tolist()):
+            recording = self.recordings[number]
+            samples = self.store.signal(recording, start, start + self.span).T
+            c = len(samples)
+            mean, spread = self._scaling(number, samples[:, : self.window])
+            normalised = (samples - mean[:c, None]) / spread[:c, None]
+            signal[row, :c], scale[row, :c] = normalised[:, : self.window], spread[:c]
+            for task, target in self.targets.items():
+                value = target.of(recording, normalised, start + self.window)
+                if value is not None:
+                    where = (row, slice(c)) if target.per_channel else row
+                    targets[task][where], present[task][where] = value, True
+        rows = torch.as_tensor(indices)
+        return Batch(
+            signal=torch.from_numpy(signal),
+            channels=self.channels[rows],
+            rate_hz=self.rate_hz[rows],
+            system=self.system[rows],
+            entity=self.entity[rows],
+            scale=torch.from_numpy(scale),
+            targets={task: _tensor(values, self.targets[task]) for task, values in targets.items()},
+            present={task: torch.from_numpy(values) for task, values in present.items()},
+        )
+
+    def _empty(self, size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        targets, present = {}, {}
+        for task, target in self.targets.items():
+            lead = (size, self.n_channels) if target.per_channel else (size,)
+            kind = np.int64 if target.dtype is torch.int64 else np.float32
+            targets[task], present[task] = np.zeros((*lead, *target.shape), kind), np.zeros(lead, bool)
+        return targets, present
+
+    def _scaling(self, number: int, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.scaling is not None:
+            return self.scaling[number, 0], self.scaling[number, 1]
+        return samples.mean(1), safe_scale(samples.std(1))
+
+
+def safe_scale(spread: np.ndarray) -> np.ndarray:
+    """A standard deviation to divide by: 1 for a channel that does not move."""
+    return np.where(spread > 1e-12, spread, 1).astype(np.float32)
+
+
+def _tensor(values: np.ndarray, target: Target) -> Tensor:
+    return torch.from_numpy(values).to(target.dtype)
+
+
+def whole_batch(batch: Any) -> Any:
+    """Collate function of a dataset that already returns batches."""
+    return batch
