@@ -1,6 +1,6 @@
 """``vibench-train``: compose, refuse or run. Imports no torch: a wrong configuration is reported in under a second.
 
-Exit status: 0 the run is complete and proven, 1 it failed, 2 nothing was started, 130 it was interrupted.
+Exit status: 0 the run is complete and proven, 1 it failed, 2 nothing was started, 130 or 143 it was stopped.
 """
 
 import os
@@ -16,6 +16,7 @@ from vibench.config import schemas
 from vibench.config.compose import compose_all, describe, options
 from vibench.config.resolve import examine, resolve
 from vibench.errors import ConfigError, VibenchError
+from vibench.report.status import Stopped
 
 HELP = """vibench-train: train one experiment, test it, and prove the result
 
@@ -65,9 +66,9 @@ def main() -> None:
             refuse([str(error)])
         print(f"vibench-train: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("vibench-train: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        print(f"vibench-train: {stopped or 'interrupted'}", file=sys.stderr)
+        sys.exit(getattr(stopped, "code", 130))
 
 
 def check(overrides: list[str]) -> None:

@@ -18,8 +18,8 @@ class Target(NamedTuple):
     """How a task reads its target from a recording.
 
     Attributes:
-        of: called with the recording, the normalised window and what follows it, both (C, samples), and the index
-            of the first sample after the window; None where the recording has no such label.
+        of: called with the recording, the normalised samples that follow the window (channels, ``future`` or more),
+            and the index of the first of them in the recording; None where the recording has no such label.
         shape: of one target; of one channel's target if ``per_channel``.
         dtype: of the target.
         per_channel: whether every channel has a target, stacked to (C, \\*shape).

@@ -205,7 +205,7 @@ def _labelled(windows: Windows, name: str, path: Path) -> dict[str, int]:
     per_recording = Counter(windows.places[:, 0].tolist())
     counts = {}
     for task, target in windows.targets.items():
-        probe = np.zeros((windows.n_channels, windows.span), np.float32)
+        probe = np.zeros((windows.n_channels, windows.span - windows.window), np.float32)
         counts[task] = sum(
             n
             for i, n in per_recording.items()

@@ -74,7 +74,7 @@ class Windows(Dataset):
             normalised = (samples - mean[:c, None]) / spread[:c, None]
             signal[row, :c], scale[row, :c] = normalised[:, : self.window], spread[:c]
             for task, target in self.targets.items():
-                value = target.of(recording, normalised, start + self.window)
+                value = target.of(recording, normalised[:, self.window :], start + self.window)
                 if value is not None:
                     where = (row, slice(c)) if target.per_channel else row
                     targets[task][where], present[task][where] = value, True

@@ -1,0 +1,59 @@
+"""One embedding, one backbone, several heads.
+
+Shapes: B windows, C channels, L samples, G sequences per window (C or 1), N tokens, D model width.
+"""
+
+import torch
+from hydra.utils import get_class, instantiate
+from torch import Tensor, nn
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.data.batch import Batch, Target
+from vibench.tasks.task import Sizes, Task
+
+
+class Model(nn.Module):
+    """Plain PyTorch, usable without Hydra and without Lightning.
+
+    Args:
+        embedding: (B, C, L) -> (B * G, N, D).
+        backbone: (S, N, D) -> (S, N, D).
+        tasks: name -> task with its head.
+    """
+
+    def __init__(self, embedding: nn.Module, backbone: nn.Module, tasks: dict[str, Task]) -> None:
+        super().__init__()
+        self.embedding, self.backbone, self.tasks = embedding, backbone, nn.ModuleDict(tasks)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Task -> prediction."""
+        b, c, _ = batch.signal.shape
+        tokens = self.backbone(self.embedding(batch.signal, batch.channels, batch.rate_hz))
+        tokens = tokens.view(b, -1, *tokens.shape[1:])  # (B, G, N, D)
+        if tokens.shape[1] == 1:
+            real = torch.ones(b, 1, dtype=torch.bool, device=tokens.device)
+        else:
+            real = torch.arange(c, device=tokens.device) < batch.channels[:, None]
+        return {name: task(tokens, real) for name, task in self.tasks.items()}
+
+
+def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) -> Model:
+    """The model of an experiment, with fresh weights drawn from torch's random numbers."""
+    window = config.data.window
+    n_tokens = config.embedding.n_tokens(window)
+    embedding = instantiate(config.embedding, d_model=config.d_model, n_channels=n_channels, window=window)
+    backbone = instantiate(config.backbone, n_tokens=n_tokens, d_model=config.d_model)
+    sizes = Sizes(
+        d_model=config.d_model,
+        n_tokens=n_tokens,
+        n_channels=n_channels,
+        channel_independent=embedding.channel_independent,
+        n_classes=n_classes,
+    )
+    tasks = {name: instantiate(task, sizes=sizes) for name, task in config.task.items()}
+    return Model(embedding, backbone, tasks)
+
+
+def targets(config: ExperimentConfig) -> dict[str, Target]:
+    """Task -> how its target is read from a recording; needs no model."""
+    return {name: get_class(task._target_).target(task) for name, task in config.task.items()}

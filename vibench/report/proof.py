@@ -1,0 +1,62 @@
+"""What a completed run must show. No exception is no proof."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vibench.errors import UnprovenError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What a run has to show.
+
+    Attributes:
+        promised_steps, steps: optimizer steps that were due, and that were done.
+        early_stop: the named reason for fewer; None.
+        promised_metrics: task -> names of its metrics.
+        results: task -> metrics, samples, entities and loss, from a fresh model with weights from disk.
+        labelled: task -> windows of the test split that have a label, counted when the splits were made.
+        certificate: what the audit of the splits found.
+    """
+
+    promised_steps: int
+    steps: int
+    early_stop: str | None
+    promised_metrics: dict[str, list[str]]
+    results: dict[str, dict[str, Any]]
+    labelled: dict[str, int]
+    certificate: dict[str, Any]
+
+
+def prove(evidence: Evidence) -> None:
+    """Raise unless everything promised is there.
+
+    Raises:
+        UnprovenError: names all that is missing.
+    """
+    if missing := unproven(evidence):
+        raise UnprovenError(f"the run ended, but its result is not proven: {'; '.join(missing)}")
+
+
+def unproven(evidence: Evidence) -> list[str]:
+    """Everything promised that is missing."""
+    missing = []
+    if evidence.steps != evidence.promised_steps and not evidence.early_stop:
+        missing.append(f"{evidence.steps} of {evidence.promised_steps} promised steps were done")
+    for task, names in evidence.promised_metrics.items():
+        result = evidence.results.get(task)
+        if result is None:
+            missing.append(f"{task} was not evaluated")
+            continue
+        if result["samples"] == 0:
+            missing.append(f"{task} was evaluated on no sample")
+        elif result["samples"] != evidence.labelled[task]:
+            missing.append(f"{task} was evaluated on {result['samples']} of {evidence.labelled[task]} windows")
+        for name in names:
+            value = result["metrics"].get(name)
+            if value is None or not math.isfinite(value):
+                missing.append(f"{task}/{name} is {'missing' if value is None else value}")
+    if not evidence.certificate["clean"] and not evidence.certificate["waived"]:
+        missing.append("the splits share data")
+    return missing

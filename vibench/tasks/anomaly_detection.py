@@ -1,0 +1,70 @@
+"""Healthy or not.
+
+Shapes: B windows, G sequences per window, N tokens, D model width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryAUROC,
+    BinaryAveragePrecision,
+    BinaryPrecision,
+    BinaryRecall,
+    MulticlassF1Score,
+)
+
+from vibench.config.task import TaskConfig
+from vibench.data.batch import Target
+from vibench.tasks.classification import score_thresholds
+from vibench.tasks.task import Sizes, Task, check_shape, pooled
+
+
+class AnomalyDetection(Task):
+    """Logistic regression on the mean token. Precision and recall are of the faulty class; no point adjustment.
+
+    Args:
+        sizes: of the model and the data.
+        weight: factor of this task in the total loss.
+        threshold: probability from which a window is called faulty; fixed beforehand, never fitted to the test.
+    """
+
+    def __init__(self, *, sizes: Sizes, weight: float, threshold: float) -> None:
+        super().__init__()
+        self.weight, self.threshold = weight, threshold
+        self.head = nn.Linear(sizes.d_model, 1)
+
+    @staticmethod
+    def target(config: TaskConfig) -> Target:
+        return Target(of=lambda recording, future, end: recording.anomaly, shape=(), dtype=torch.float32)
+
+    def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """(B, G, N, D) -> logit (B,)."""
+        return self.head(pooled(tokens, real)).squeeze(-1)
+
+    def loss(self, prediction: Tensor, target: Tensor, present: Tensor) -> Tensor:
+        check_shape("anomaly_detection", prediction, target)
+        losses = F.binary_cross_entropy_with_logits(prediction.float(), target, reduction="none")
+        return (losses * present).sum()
+
+    def metrics(self) -> MetricCollection:
+        at = {"threshold": self.threshold}
+        return MetricCollection(
+            {
+                "accuracy": BinaryAccuracy(**at),
+                "macro_f1": MulticlassF1Score(num_classes=2, average="macro"),
+                "precision": BinaryPrecision(**at),
+                "recall": BinaryRecall(**at),
+                "auroc": BinaryAUROC(thresholds=score_thresholds()),
+                "aupr": BinaryAveragePrecision(thresholds=score_thresholds()),
+            }
+        )
+
+    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
+        if not present.any():
+            return
+        score, truth = prediction[present].float().sigmoid(), target[present].long()
+        for name, metric in metrics.items(keep_base=True, copy_state=False):
+            metric.update((score > self.threshold).long() if name == "macro_f1" else score, truth)

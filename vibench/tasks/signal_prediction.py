@@ -1,0 +1,76 @@
+"""The samples that follow the window.
+
+Shapes: B windows, G sequences per window, C channels, N tokens, D model width, H samples to forecast, P samples of a
+forecast token.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+
+from vibench.config.task import SignalPredictionConfig
+from vibench.data.batch import Target
+from vibench.data.store import Recording
+from vibench.tasks.task import Sizes, Task, check_shape
+
+
+class SignalPrediction(Task):
+    """Forecast tokens, each mixed from all tokens of the window, each becoming P samples.
+
+    N x H/P + D x P parameters: linear in the tokens and in the width. (A dense head of the flattened tokens held
+    3.2 billion in the public project.)
+
+    Args:
+        sizes: of the model and the data.
+        weight: factor of this task in the total loss.
+        horizon: H, samples to forecast.
+        patch_len: P; divides ``horizon``.
+    """
+
+    def __init__(self, *, sizes: Sizes, weight: float, horizon: int, patch_len: int) -> None:
+        super().__init__()
+        self.weight, self.horizon = weight, horizon
+        self.outputs = 1 if sizes.channel_independent else sizes.n_channels
+        self.mix = nn.Linear(sizes.n_tokens, horizon // patch_len)
+        self.read = nn.Linear(sizes.d_model, patch_len * self.outputs)
+
+    @staticmethod
+    def target(config: SignalPredictionConfig) -> Target:
+        def of(recording: Recording, future: np.ndarray, end: int) -> np.ndarray:
+            return future[:, : config.horizon]
+
+        return Target(of=of, shape=(config.horizon,), dtype=torch.float32, per_channel=True, future=config.horizon)
+
+    def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """(B, G, N, D) -> (B, C, H)."""
+        forecast = self.read(self.mix(tokens.transpose(2, 3)).transpose(2, 3))  # (B, G, H/P, P * C/G)
+        b, g, k, _ = forecast.shape
+        return forecast.view(b, g, k, -1, self.outputs).permute(0, 1, 4, 2, 3).reshape(b, g * self.outputs, -1)
+
+    def count(self, present: Tensor) -> Tensor:
+        return present.sum() * self.horizon
+
+    def loss(self, prediction: Tensor, target: Tensor, present: Tensor) -> Tensor:
+        check_shape("signal_prediction", prediction, target)
+        return ((prediction.float() - target).square() * present[..., None]).sum()
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection(
+            {
+                "mse": MeanSquaredError(),
+                "mae": MeanAbsoluteError(),
+                "r2": R2Score(),
+                "raw_mse": MeanSquaredError(),
+                "raw_mae": MeanAbsoluteError(),
+            },
+            compute_groups=False,  # two of them see the signal in the unit of the recording
+        )
+
+    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
+        if not present.any():
+            return
+        prediction, target, unit = prediction[present].float(), target[present], scale[present][:, None]
+        for name, metric in metrics.items():
+            factor = unit if name.startswith("raw_") else 1
+            metric.update((prediction * factor).flatten(), (target * factor).flatten())

@@ -1,0 +1,81 @@
+"""What every task is: a head, a target, a loss that can be split, and metrics with bounded state.
+
+Shapes: B windows, G sequences per window (its channels, or one), N tokens, D model width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from vibench.config.task import TaskConfig
+from vibench.data.batch import Target
+from vibench.errors import ShapeError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """What a head must know of the model and the data.
+
+    Attributes:
+        d_model: D.
+        n_tokens: N.
+        n_channels: C, of the widest system.
+        channel_independent: whether G is C, else it is 1.
+        n_classes: classes of the data.
+    """
+
+    d_model: int
+    n_tokens: int
+    n_channels: int
+    channel_independent: bool
+    n_classes: int
+
+
+class Task(nn.Module):
+    """One thing to predict. Subclasses are one file each.
+
+    ``target`` is asked before there is a model, so it is static.
+    """
+
+    @staticmethod
+    def target(config: TaskConfig) -> Target:
+        """How the target is read from a recording."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """Prediction from tokens (B, G, N, D); ``real`` (B, G) marks the sequences of channels that exist."""
+        raise NotImplementedError
+
+    def count(self, present: Tensor) -> Tensor:
+        """What the loss of a batch is divided by; known from the labels alone, before any forward pass."""
+        return present.sum()
+
+    def loss(self, prediction: Tensor, target: Tensor, present: Tensor) -> Tensor:
+        """Sum of the losses of all present labels; zero, with a gradient of zero, where there is none."""
+        raise NotImplementedError
+
+    def metrics(self) -> MetricCollection:
+        """Metrics under the names of the schema's ``METRICS``, their state bounded."""
+        raise NotImplementedError
+
+    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
+        """Count the present labels of a batch; ``scale`` (B, C) is the unit of the signal."""
+        raise NotImplementedError
+
+
+def pooled(tokens: Tensor, real: Tensor) -> Tensor:
+    """(B, G, N, D) -> (B, D): mean over the tokens of the channels that exist."""
+    share = real / real.sum(1, keepdim=True)
+    return torch.einsum("bgd,bg->bd", tokens.mean(2), share.to(tokens.dtype))
+
+
+def check_shape(task: str, prediction: Tensor, target: Tensor) -> None:
+    """Refuse what would broadcast.
+
+    Raises:
+        ShapeError: the shapes differ.
+    """
+    if prediction.shape != target.shape:
+        raise ShapeError(f"{task}: prediction {tuple(prediction.shape)} against target {tuple(target.shape)}")

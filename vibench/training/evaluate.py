@@ -1,0 +1,24 @@
+"""Evaluate: a fresh model, its weights from disk, one pass over a split."""
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from vibench.data.build import Data
+from vibench.memory.plan import MemoryPlan
+from vibench.model import Model
+from vibench.training.module import score_batch
+from vibench.training.scores import Scores, TaskResult
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Model, data: Data, split: str, plan: MemoryPlan, *, batch_size: int, device: torch.device
+) -> dict[str, TaskResult]:
+    """Task -> what the model reaches on a split; every window counts once, nothing is drawn."""
+    model.to(device).eval()
+    scores = Scores(model).to(device)
+    loader = data.loader(split, batch_size)
+    for batch in track(loader, f"evaluating {split}", console=Console(stderr=True), transient=True):
+        score_batch(model, batch, scores, plan, device)
+    return scores.results()

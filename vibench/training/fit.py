@@ -1,0 +1,115 @@
+"""Fit: from a model and audited data to checkpoints on disk."""
+
+import logging
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.config.logger import Writer
+from vibench.data.build import Data
+from vibench.memory.plan import MemoryPlan
+from vibench.model import Model
+from vibench.training.checkpoints import AtomicCheckpointIO
+from vibench.training.module import TrainingModule, directions
+from vibench.training.progress import ProgressLine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """What a training came to.
+
+    Attributes:
+        promised_steps, steps: optimizer steps that were due, and that were done.
+        skipped_steps: steps without an update, since fp16 gradients overflowed.
+        early_stop: why fewer steps were done than promised; None where all were.
+        checkpoint: file of the weights to evaluate: the best where one is monitored, else the last.
+    """
+
+    promised_steps: int
+    steps: int
+    skipped_steps: int
+    early_stop: str | None
+    checkpoint: Path
+
+
+def fit(
+    model: Model,
+    data: Data,
+    config: ExperimentConfig,
+    plan: MemoryPlan,
+    *,
+    device: torch.device,
+    run_dir: Path,
+    identity: dict[str, Any],
+) -> Fitted:
+    """Train a model; it and its last checkpoint end in the same state.
+
+    Args:
+        identity: plain types that say which model this is; kept in every checkpoint.
+    """
+    training = config.training
+    loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
+    validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None
+    promised = min(len(loader) * training.epochs, training.max_steps or math.inf)
+    module = TrainingModule(
+        model, training, plan, total_steps=promised, log_every=config.logger.every_n_steps, identity=identity
+    )
+    monitor = f"val/{training.monitor}" if training.monitor else None
+    watch = _watch(config, monitor, run_dir / "checkpoints")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_epochs=training.epochs,
+        logger=_loggers(config, run_dir),
+        callbacks=[ProgressLine(promised, monitor), *watch],
+        plugins=[LightningEnvironment(), AtomicCheckpointIO()],
+        default_root_dir=run_dir,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the user's choice, data.workers
+        trainer.fit(module, loader, validation)
+    stopper = next((c for c in watch if isinstance(c, EarlyStopping) and c.stopped_epoch), None)
+    best = run_dir / "checkpoints" / "best.ckpt"
+    return Fitted(
+        promised_steps=promised,
+        steps=module.steps_done,
+        skipped_steps=module.skipped_steps,
+        early_stop=f"{monitor} no better for {training.patience} validations" if stopper else None,
+        checkpoint=best if monitor else run_dir / "checkpoints" / "last.ckpt",
+    )
+
+
+def _watch(config: ExperimentConfig, monitor: str | None, folder: Path) -> list[Callback]:
+    """The last checkpoint after every epoch; the best, and the early stop, by the monitored metric."""
+    common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
+    if monitor is None:
+        return [last]
+    mode = directions(config.task)[config.training.monitor]
+    callbacks = [last, ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)]
+    if config.training.patience is not None:
+        callbacks.append(EarlyStopping(monitor=monitor, mode=mode, patience=config.training.patience))
+    return callbacks
+
+
+def _loggers(config: ExperimentConfig, run_dir: Path) -> list[Logger]:
+    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
+    if config.logger.writer is Writer.tensorboard:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(run_dir, name="tensorboard", version=""))
+    return loggers

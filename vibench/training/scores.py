@@ -1,0 +1,75 @@
+"""Losses and metrics of one pass over a split, with what stands behind them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vibench.data.batch import Batch
+from vibench.model import Model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskResult:
+    """What one task reached on one split.
+
+    Attributes:
+        loss: mean over all labels.
+        metrics: name -> value.
+        samples: windows with a label.
+        entities: bearings or lives among them.
+    """
+
+    loss: float
+    metrics: dict[str, float]
+    samples: int
+    entities: int
+
+
+class Scores(nn.Module):
+    """Collects a split, batch by batch. A module, so that its metrics live where the model lives."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict({name: task.metrics() for name, task in model.tasks.items()})
+        self.reset()
+
+    def reset(self) -> None:
+        for metrics in self.metrics.values():
+            metrics.reset()
+        self.sums = dict.fromkeys(self.metrics, 0.0)
+        self.counts = dict.fromkeys(self.metrics, 0)
+        self.samples = dict.fromkeys(self.metrics, 0)
+        self.entities: dict[str, set[int]] = {name: set() for name in self.metrics}
+
+    def add(self, model: Model, batch: Batch, predictions: dict[str, Tensor]) -> None:
+        """Count one batch; everything on the model's device."""
+        for name, task in model.tasks.items():
+            target, present = batch.targets[name], batch.present[name]
+            labelled = present.flatten(1).any(1) if present.ndim > 1 else present
+            self.sums[name] += task.loss(predictions[name], target, present).item()
+            self.counts[name] += int(task.count(present))
+            self.samples[name] += int(labelled.sum())
+            self.entities[name].update(batch.entity[labelled].tolist())
+            task.update(self.metrics[name], predictions[name], target, present, batch.scale)
+
+    def results(self) -> dict[str, TaskResult]:
+        """Task -> what it reached; NaN where nothing was counted."""
+        nan = torch.tensor(torch.nan)
+        return {
+            name: TaskResult(
+                loss=self.sums[name] / self.counts[name] if self.counts[name] else float("nan"),
+                metrics={
+                    metric: float(value.compute() if self.samples[name] else nan)
+                    for metric, value in metrics.items(keep_base=True, copy_state=False)
+                },
+                samples=self.samples[name],
+                entities=len(self.entities[name]),
+            )
+            for name, metrics in self.metrics.items()
+        }
+
+
+def total_loss(model: Model, results: dict[str, TaskResult]) -> float:
+    """Weighted sum of the tasks' mean losses, as in training."""
+    return sum(task.weight * results[name].loss for name, task in model.tasks.items())
