@@ -114,7 +114,7 @@ class Specimen:
     def draw(cls, rng: Generator) -> "Specimen":
         return cls(
             tuning=rng.uniform(0.96, 1.04),
-            strength=rng.uniform(5, 9),
+            strength=rng.uniform(9, 15),
             noise=rng.uniform(0.08, 0.12),
             unbalance=rng.uniform(0.05, 0.15),
         )

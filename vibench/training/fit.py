@@ -75,12 +75,16 @@ def fit(
         plugins=[LightningEnvironment(), AtomicCheckpointIO()],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,  # of no effect: the module writes to its loggers itself
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the user's choice, data.workers
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run directory is ours alone
+        warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")  # the user's choice, data.split
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
         trainer.fit(module, loader, validation)
     stopper = next((c for c in watch if isinstance(c, EarlyStopping) and c.stopped_epoch), None)
     best = run_dir / "checkpoints" / "best.ckpt"

@@ -1,0 +1,85 @@
+"""What tests share: composing a config in process, a tiny demo data set, and where things are."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from vibench.config import schemas
+from vibench.config.experiment import ExperimentConfig
+from vibench.config.resolve import resolve
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+TINY = (
+    "hardware=cpu",
+    "data.window=256",
+    "data.stride=256",
+    "data.duration_s=0.1",
+    "data.bearings_per_class=3",
+    "data.conditions=1",
+    "data.lives=6",
+    "data.snapshots_per_life=4",
+    "task.signal_prediction.horizon=32",
+    "d_model=16",
+    "training.epochs=1",
+)
+
+
+def real_data(name: str) -> Path:
+    """Folder of measured data, named by VIBENCH_REAL_DATA or beside the checkout; skips where it is absent."""
+    folder = Path(os.environ.get("VIBENCH_REAL_DATA", ROOT.parent / "shared" / "data")) / name
+    if not folder.is_dir():
+        pytest.skip(f"measured {name} data is not at {folder}; set VIBENCH_REAL_DATA to the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulated stores of the whole session, in processes of the tests too."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["VIBENCH_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def composed(cache: Path) -> Callable[..., DictConfig]:
+    """Compose the shipped config with overrides, as Hydra does."""
+    schemas.register()
+
+    def call(*overrides: str) -> DictConfig:
+        with initialize_config_module("vibench.conf", version_base="1.3"):
+            return compose("train", list(overrides))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def resolved(composed: Callable[..., DictConfig]) -> Callable[..., ExperimentConfig]:
+    """Compose and check."""
+    return lambda *overrides: resolve(composed(*overrides))
+
+
+@pytest.fixture(scope="session")
+def tiny(resolved: Callable[..., ExperimentConfig]) -> Callable[..., ExperimentConfig]:
+    """An experiment that trains in about a second, with overrides."""
+    return lambda *overrides: resolved(*TINY, *overrides)
+
+
+@pytest.fixture
+def vibench(cache: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command of vibench in a process of its own, in an empty folder: ``vibench("train", "seed=1")``."""
+
+    def call(command: str, *arguments: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+        code = f"from vibench.cli.{command} import main; main()"
+        kwargs.setdefault("cwd", tmp_path)
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False, **kwargs
+        )
+
+    return call
