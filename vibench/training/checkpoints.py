@@ -11,7 +11,7 @@ from vibench.errors import VibenchError
 
 
 class CheckpointError(VibenchError):
-    """A checkpoint cannot be read, or is not of this model."""
+    """A checkpoint cannot be written or read, or is not of this model."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -27,8 +27,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+        except Exception as error:
+            raise CheckpointError(f"{path} cannot be written: {_cause(error)}") from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The operating system's words, which torch's writer buries under its own ("unexpected pos")."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, OSError):
+        link = link.__context__
+    return link or error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

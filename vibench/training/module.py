@@ -111,8 +111,12 @@ class TrainingModule(LightningModule):
             return
         values = {f"train/{name}/loss": value for name, value in self.last_losses.items()}
         values |= {"train/lr": rate} | ({} if norm is None else {"train/grad_norm": float(norm)})
+        self._write(values)
+
+    def _write(self, values: dict[str, float]) -> None:
         for logger in self.loggers:
             logger.log_metrics(values, step=self.steps_done)
+            logger.save()  # now: what a killed run had learned is on disk
 
     def on_validation_epoch_start(self) -> None:
         self.scores.reset()
@@ -125,8 +129,7 @@ class TrainingModule(LightningModule):
         values = {f"val/{task}/{name}": v for task, result in results.items() for name, v in result.metrics.items()}
         values |= {"val/loss": total_loss(self.model, results)}
         self.log_dict(values, logger=False)  # for the callbacks that watch one of them
-        for logger in self.loggers:
-            logger.log_metrics(values, step=self.steps_done)
+        self._write(values)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vibench"] = self.identity | {"steps_done": self.steps_done}

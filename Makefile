@@ -1,0 +1,45 @@
+# vibench: `make train` and `make test` need only Python >= 3.10 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+help:  ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(VENV)/installed  ## .venv with vibench and everything its tests need, at the versions of constraints.txt
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mat,tensorboard,dev]'
+	@touch $@
+
+train: install  ## the embedded example: simulated machines, on this machine; more with ARGS="backbone=dlinear"
+	$(BIN)/vibench-train $(ARGS)
+
+smoke: install  ## the same for eight steps
+	$(BIN)/vibench-train training=smoke $(ARGS)
+
+test: install  ## every test that needs no SLURM and no GPU
+	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: install  ## only the real faults: kills, full disks, memory limits, damaged files
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+lint: install  ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+wheel: install  ## dist/vibench-*.whl, configs included
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+bench: install  ## start-up, first step and loop overhead, as ratios taken in one run
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/loop.py
+
+clean:  ## everything that make made, but not multirun_outputs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: help install train smoke test test-faults lint wheel bench clean

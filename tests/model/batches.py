@@ -1,0 +1,47 @@
+"""Batches of random numbers as the data would make them: zero padding, missing labels, several systems.
+
+Shapes: B windows, C channels, L samples.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.data.batch import Batch, Target
+from vibench.model import targets
+
+N_CHANNELS, N_CLASSES = 3, 4
+SIZES = {"n_channels": N_CHANNELS, "n_classes": N_CLASSES}
+
+
+def random_batch(config: ExperimentConfig, size: int = 13, missing: float = 0.3, seed: int = 0) -> Batch:
+    """A batch for the tasks of an experiment; about ``missing`` of the labels are absent, and are zero as in the data."""
+    random = torch.Generator().manual_seed(seed)
+    channels = torch.arange(size) % N_CHANNELS + 1
+    real = torch.arange(N_CHANNELS) < channels[:, None]  # (B, C)
+    values, present = {}, {}
+    for name, target in targets(config).items():
+        there = real if target.per_channel else torch.ones(size, dtype=torch.bool)
+        labelled = torch.rand(size, generator=random) >= missing
+        present[name] = there & (labelled[:, None] if target.per_channel else labelled)
+        values[name] = labels(target, size, random)
+        values[name][~present[name]] = 0
+    return Batch(
+        signal=torch.randn(size, N_CHANNELS, config.data.window, generator=random) * real[..., None],
+        channels=channels,
+        rate_hz=torch.where(torch.arange(size) % 2 == 0, 12_000.0, 25_600.0),
+        system=torch.arange(size) % 2,
+        entity=torch.arange(size) // 2,
+        scale=0.5 + torch.rand(size, N_CHANNELS, generator=random),
+        targets=values,
+        present=present,
+    )
+
+
+def labels(target: Target, size: int, random: Generator) -> Tensor:
+    """Random labels: classes, values per channel, or 0 and 1, which every task of one number per window understands."""
+    if target.dtype is torch.int64:
+        return torch.randint(N_CLASSES, (size, *target.shape), generator=random)
+    if target.per_channel:
+        return torch.randn(size, N_CHANNELS, *target.shape, generator=random)
+    return torch.randint(2, (size, *target.shape), generator=random).float()

@@ -1,0 +1,173 @@
+"""Every key of the training config changes what the training does. (The public project's never reached it.)"""
+
+import csv
+from dataclasses import fields
+
+import pytest
+import torch
+
+from vibench.config.training import Schedule, TrainingConfig
+from vibench.training.checkpoints import read_checkpoint
+from vibench.training.schedule import lr_factor
+
+SGD = ("training.optimizer=sgd", "training.schedule=constant", "training.warmup_steps=0", "training.weight_decay=0")
+ONE = ("training.max_steps=1", "training.warmup_steps=0")
+
+
+def logged(run, key):
+    """The values of one column of metrics.csv."""
+    with (run.folder / "metrics.csv").open() as file:
+        return [float(row[key]) for row in csv.DictReader(file) if row.get(key)]
+
+
+def moved(run):
+    """2-norm of what the training changed."""
+    after = run.model.state_dict()
+    return torch.sqrt(sum((after[name] - value).square().sum() for name, value in run.before.items())).item()
+
+
+def sizes_seen(sizes):
+    """Record how many windows every training forward pass holds."""
+
+    def watch(model):
+        model.embedding.register_forward_pre_hook(
+            lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None
+        )
+
+    return watch
+
+
+def test_epochs_are_passes_over_the_training_windows(train):
+    once, thrice = train("training.epochs=1"), train("training.epochs=3")
+    assert thrice.fitted.steps == 3 * once.fitted.steps == thrice.fitted.promised_steps
+
+
+def test_max_steps_ends_the_training_within_an_epoch(train):
+    assert train("training.max_steps=2", "training.warmup_steps=0").fitted.steps == 2
+
+
+def test_global_batch_size_is_the_windows_of_a_step(train):
+    sizes = []
+    train("training.global_batch_size=10", *ONE, watch=sizes_seen(sizes))
+    assert sizes == [10]
+
+
+def test_micro_batch_cuts_the_step_and_leaves_the_result(train):
+    sizes = []
+    options = ("training.global_batch_size=10", "backbone.dropout=0", *ONE, *SGD)
+    cut = train("training.micro_batch=4", *options, watch=sizes_seen(sizes))
+    whole = train(*options)
+    assert sizes == [4, 4, 2]
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(cut.model.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_accumulation_is_the_number_of_micro_batches(train):
+    sizes = []
+    train("training.global_batch_size=10", "training.accumulation=3", *ONE, watch=sizes_seen(sizes))
+    assert sizes == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_precision_is_the_arithmetic_of_the_forward_pass(train, precision, dtype):
+    seen = set()
+
+    def watch(model):
+        model.embedding.project.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+
+    run = train(f"training.precision={precision}", "training.max_steps=3", "training.warmup_steps=0", watch=watch)
+    assert seen == {dtype}
+    assert all(value.dtype == torch.float32 for value in run.model.parameters())
+    assert moved(run) > 0
+
+
+@pytest.mark.parametrize(("name", "state"), [("adamw", "exp_avg"), ("adam", "exp_avg"), ("sgd", "momentum_buffer")])
+def test_optimizer_leaves_its_state_in_the_checkpoint(train, name, state):
+    run = train(f"training.optimizer={name}", *ONE)
+    optimizer = read_checkpoint(run.folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]
+    assert state in optimizer["state"][0]
+    assert optimizer["param_groups"][0].get("decoupled_weight_decay", False) == (name == "adamw")
+
+
+def test_lr_and_clip_norm_set_the_length_of_a_step(train):
+    run = train("training.lr=0.1", "training.clip_norm=0.01", *ONE, *SGD)
+    assert moved(run) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_without_clip_norm_the_gradient_is_left_alone(train):
+    run = train("training.lr=0.1", "training.clip_norm=null", *ONE, *SGD)
+    assert moved(run) > 0.1 * 0.02
+
+
+def test_weight_decay_shrinks_the_weights(train):
+    options = ("training.lr=0.1", "training.optimizer=adamw", *ONE)
+    decayed, free = train("training.weight_decay=1", *options), train("training.weight_decay=0", *options)
+    for name, value in free.model.state_dict().items():  # AdamW: lr x decay of the old weight goes first
+        expected = value - 0.1 * free.before[name]
+        torch.testing.assert_close(decayed.model.state_dict()[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_schedule_and_warmup_steps_are_the_rates_of_the_steps(train, schedule):
+    run = train(
+        f"training.schedule={schedule.name}",
+        "training.warmup_steps=3",
+        "training.max_steps=7",
+        "training.epochs=5",
+        "training.lr=0.01",
+        "logger.every_n_steps=1",
+    )
+    assert logged(run, "train/lr") == pytest.approx([0.01 * lr_factor(i, 7, 3, schedule) for i in range(7)])
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("loss", min), ("classification/accuracy", max)])
+def test_monitor_picks_the_best_checkpoint(train, monitor, best):
+    run = train(f"training.monitor={monitor}", "training.epochs=4", "training.lr=0.01", "training.warmup_steps=0")
+    values = logged(run, f"val/{monitor}")
+    assert len(values) == 4
+    steps = run.fitted.steps // 4
+    kept = read_checkpoint(run.fitted.checkpoint)["vibench"]["steps_done"]
+    assert run.fitted.checkpoint.name == "best.ckpt"
+    assert kept == steps * (values.index(best(values)) + 1)
+
+
+def test_without_a_monitor_the_last_checkpoint_is_the_result(train):
+    run = train("training.monitor=null", "training.epochs=2")
+    assert run.fitted.checkpoint.name == "last.ckpt"
+    assert read_checkpoint(run.fitted.checkpoint)["vibench"]["steps_done"] == run.fitted.steps
+
+
+def test_patience_stops_a_training_that_does_not_improve(train):
+    run = train("training.patience=2", "training.lr=1e-30", "training.epochs=9")
+    assert run.fitted.steps == 3 * run.fitted.promised_steps // 9
+    assert run.fitted.early_stop == "val/loss no better for 2 validations"
+
+
+def test_the_same_seed_trains_the_same_weights_to_the_bit(train):
+    first, again, other = train("seed=1"), train("seed=1"), train("seed=2")
+    weights = [run.model.state_dict() for run in (first, again, other)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert not all(torch.equal(value, weights[2][name]) for name, value in weights[0].items())
+
+
+def test_task_weights_scale_the_gradient_of_their_task(train):
+    def head_moved(weight):
+        run = train(f"task.rul_prediction.weight={weight}", "training.clip_norm=null", *ONE, *SGD)
+        name = "tasks.rul_prediction.head.2.bias"
+        return (run.model.state_dict()[name] - run.before[name]).item()
+
+    assert head_moved(3.0) == pytest.approx(3 * head_moved(1.0), rel=1e-4)
+
+
+def test_every_n_steps_of_the_logger_is_how_often_losses_are_written(train):
+    often = train("logger.every_n_steps=1", "training.max_steps=4", "training.warmup_steps=0")
+    rarely = train("logger.every_n_steps=3", "training.max_steps=4", "training.warmup_steps=0")
+    assert len(logged(often, "train/lr")) == 4
+    assert len(logged(rarely, "train/lr")) == 2  # step 3, and the last
+
+
+def test_no_key_of_the_training_is_without_a_test_here():
+    source = open(__file__).read()
+    assert [f.name for f in fields(TrainingConfig) if f"training.{f.name}=" not in source] == []
