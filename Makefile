@@ -39,7 +39,10 @@ bench: install  ## start-up, first step and loop overhead, as ratios taken in on
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/loop.py
 
+docs: install  ## docs/config.md, the config reference, from the schemas
+	$(BIN)/python -m vibench.config.reference > docs/config.md.tmp && mv docs/config.md.tmp docs/config.md
+
 clean:  ## everything that make made, but not multirun_outputs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install train smoke test test-faults lint wheel bench clean
+.PHONY: help install train smoke test test-faults lint wheel bench docs clean

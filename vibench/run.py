@@ -25,7 +25,8 @@ from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import Device
 from vibench.data.build import Data, build
 from vibench.errors import ConfigError, VibenchError
-from vibench.memory.plan import GIB, MemoryPlan, fit as plan_memory
+from vibench.memory.plan import GIB, MemoryPlan
+from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
 from vibench.report.proof import Evidence, prove
 from vibench.report.status import Stopped, recorded, write_json
@@ -122,7 +123,9 @@ def choose_device(config: ExperimentConfig) -> torch.device:
     wanted, gpu = config.hardware.device, torch.cuda.is_available()
     if wanted is Device.cuda and not gpu:
         if "SLURM_JOB_ID" in os.environ:
-            raise ConfigError([f"hardware={config.hardware.name} needs a GPU, this SLURM job sees none; check its gres"])
+            raise ConfigError(
+                [f"hardware={config.hardware.name} needs a GPU, this SLURM job sees none; check its gres"]
+            )
         log.warning(f"NO GPU HERE: planned for hardware={config.hardware.name}, running on the CPU")
     return torch.device("cuda" if gpu and wanted is not Device.cpu else "cpu")
 

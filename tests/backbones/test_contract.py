@@ -8,8 +8,9 @@ from dataclasses import fields
 
 import pytest
 import torch
-from tests.conftest import CONF
 from hydra.utils import get_class, instantiate
+
+from tests.conftest import CONF
 
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 EMBEDDINGS = sorted(path.stem for path in (CONF / "embedding").glob("*.yaml"))

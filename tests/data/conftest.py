@@ -17,7 +17,9 @@ from vibench.data.store import RawRecording, write_store
 from vibench.model import targets
 
 
-def raw(name: str, entity: str | None = None, *, samples: int = 256, channels: int = 1, **fields: object) -> RawRecording:
+def raw(
+    name: str, entity: str | None = None, *, samples: int = 256, channels: int = 1, **fields: object
+) -> RawRecording:
     """A recording whose samples follow from its name, unless ``signal`` is given."""
     noise = default_rng(zlib.crc32(name.encode())).standard_normal((samples, channels))
     given = {"signal": noise, "system": "rig", "source": f"{name}.raw", "rate_hz": 1000.0} | fields

@@ -8,9 +8,7 @@ TILTED = Bearing(balls=16, ball_mm=8.4, pitch_mm=71.5, contact_deg=15.17)  # Rex
 BEARINGS = pytest.mark.parametrize("bearing", [SKF_6205, NSK_6804, TILTED], ids=["6205", "6804", "za2115"])
 
 
-@pytest.mark.parametrize(
-    ("name", "order"), [("bpfo", 3.5848), ("bpfi", 5.4152), ("bsf", 2.357), ("ftf", 0.39828)]
-)
+@pytest.mark.parametrize(("name", "order"), [("bpfo", 3.5848), ("bpfi", 5.4152), ("bsf", 2.357), ("ftf", 0.39828)])
 def test_the_orders_of_the_6205_are_the_published_ones(name, order):
     # CWRU publishes 4.7135 as rolling element frequency: that is twice the spin, one strike on each race
     assert getattr(SKF_6205, name) == pytest.approx(order, rel=2e-4)

@@ -5,7 +5,7 @@ import pytest
 
 from tests.data.conftest import raw
 from vibench.data import femto
-from vibench.data.prepare import NotWanted, files_below, prepare
+from vibench.data.prepare import NotWantedError, files_below, prepare
 from vibench.data.store import Store
 from vibench.errors import DataError
 
@@ -13,7 +13,7 @@ from vibench.errors import DataError
 def read(path):
     """A reader whose files say what becomes of them."""
     if path.suffix == ".skip":
-        raise NotWanted("a skipped kind")
+        raise NotWantedError("a skipped kind")
     if path.suffix == ".bad":
         raise DataError(f"{path} is damaged")
     signal = np.full((9, 1), {".nan": np.nan, ".huge": 1e300}.get(path.suffix, 1.0))
@@ -75,13 +75,13 @@ def test_a_number_beyond_float32_is_a_broken_file_like_any_other(folder, tmp_pat
 
 
 def test_a_folder_without_a_single_recording_is_refused_with_an_example(folder, tmp_path):
-    with pytest.raises(DataError, match=r"none of the 2 files holds a recording.*a\.skip: a skipped kind"):
+    with pytest.raises(DataError, match=r"(?s)none of the 2 files holds a recording.*a\.skip: a skipped kind"):
         prepare(folder("a.skip", "b.skip"), read, tmp_path / "made.h5")
     assert not (tmp_path / "made.h5").exists()
 
 
 def test_a_folder_of_broken_files_is_refused_with_an_example_even_when_they_are_skipped(folder, tmp_path):
-    with pytest.raises(DataError, match=r"none of the 2 files.*a\.bad"):
+    with pytest.raises(DataError, match=r"(?s)none of the 2 files.*a\.bad.*b\.bad"):
         prepare(folder("a.bad", "b.bad"), read, tmp_path / "made.h5", skip_broken=True)
 
 

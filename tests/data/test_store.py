@@ -16,7 +16,16 @@ from vibench.errors import DataError
 
 MADE = [
     raw("a1", "a", samples=100, channels=2, anomaly=True, rul_s=12.5, columns={"fault": "inner", "load": "0"}),
-    raw("b1", "b", samples=7, channels=3, system="engine", rate_hz=25_600.5, anomaly=False, columns={"fault": "gesund ü"}),
+    raw(
+        "b1",
+        "b",
+        samples=7,
+        channels=3,
+        system="engine",
+        rate_hz=25_600.5,
+        anomaly=False,
+        columns={"fault": "gesund ü"},
+    ),
     raw("a2", "a", samples=41, channels=2, rul_s=0.0, source="folder/ä,b.csv"),
 ]
 
@@ -86,7 +95,12 @@ def test_signals_are_stored_contiguous_and_without_compression(path):
 
 def test_other_float_types_and_memory_orders_are_written_as_the_same_samples(tmp_path):
     numbers = default_rng(0).integers(-99, 99, (50, 2))
-    kinds = [numbers.astype(">f4"), np.asfortranarray(numbers, np.float64), numbers.astype(np.int16), numbers[::-1][::-1]]
+    kinds = [
+        numbers.astype(">f4"),
+        np.asfortranarray(numbers, np.float64),
+        numbers.astype(np.int16),
+        numbers[::-1][::-1],
+    ]
     write_store(tmp_path / "kinds.h5", [raw(f"r{i}", signal=signal) for i, signal in enumerate(kinds)])
     store = Store(tmp_path / "kinds.h5")
     for recording in store.recordings:
@@ -97,7 +111,7 @@ def test_a_store_that_was_sent_to_another_process_still_reads(path):
     store = Store(path)
     recording = store.recordings[2]
     here = store.signal(recording, 3, 9).copy()  # a map is open when it is pickled
-    assert len(pickle.dumps(store)) < 5000  # which does not travel
+    assert len(pickle.dumps(store)) == len(pickle.dumps(Store(path)))  # which does not travel
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert np.array_equal(pool.apply(store.signal, (recording, 3, 9)), here)
 
@@ -112,13 +126,13 @@ def test_reading_needs_no_torch(path):
 
 def test_a_file_that_is_not_hdf5_is_refused(tmp_path):
     (tmp_path / "text.h5").write_text("not a store")
-    with pytest.raises(DataError, match=r"text\.h5 cannot be read as a store: .*; write it again with vibench-data"):
+    with pytest.raises(DataError, match=r"text\.h5 cannot be read as a store: .*; delete it and make it again"):
         Store(tmp_path / "text.h5")
 
 
 @pytest.mark.parametrize("name", ["absent.h5", "."])
 def test_a_path_that_is_no_file_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match=r"cannot be read as a store") as refused:
+    with pytest.raises(DataError, match=r"cannot be read as a store|does not exist; make it") as refused:
         Store(tmp_path / name)
     assert str(tmp_path / name) in str(refused.value)
 
@@ -140,11 +154,13 @@ def test_a_store_that_lost_its_end_is_refused(path, share):
 
 def test_a_store_of_another_version_is_refused_with_both_versions(path):
     changed(path, lambda file: file.attrs.modify("version", 7))
-    with pytest.raises(DataError, match=r"made\.h5 has store version 7, this is 1; write it again"):
+    with pytest.raises(DataError, match=r"made\.h5 has store version 7, this is 1; delete it and make it again"):
         Store(path)
 
 
-@pytest.mark.parametrize("part", ["systems", "recordings", "recordings/rate_hz", "recordings/entity", "systems/rig/signal"])
+@pytest.mark.parametrize(
+    "part", ["systems", "recordings", "recordings/rate_hz", "recordings/entity", "systems/rig/signal"]
+)
 def test_a_store_that_lacks_a_part_is_refused(path, part):
     changed(path, lambda file: file.__delitem__(part))
     with pytest.raises(DataError, match=r"made\.h5"):

@@ -225,7 +225,9 @@ def test_the_remaining_life_falls_evenly_and_ends_above_zero(lives):
 def test_lives_have_no_class_and_the_bearings_no_remaining_life(simulated):
     for recording in simulated:
         assert (recording.rul_s is None) == (recording.columns["fault"] != "")
-        assert recording.anomaly is (None if not recording.columns["fault"] else recording.columns["fault"] != "healthy")
+        assert recording.anomaly is (
+            None if not recording.columns["fault"] else recording.columns["fault"] != "healthy"
+        )
 
 
 def test_there_are_two_systems_that_differ_in_rate_and_channels(simulated):

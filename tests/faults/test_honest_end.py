@@ -166,6 +166,7 @@ def test_a_damaged_store_is_refused_before_training_by_name(vibench, tmp_path, c
 def test_a_test_split_without_a_sample_is_refused_before_training(tiny, tmp_path):
     config = tiny(
         "~task.signal_prediction", "~task.rul_prediction", "~task.anomaly_detection", "training.monitor=null",
+        "data.normalisation=window",
         "data.split.train=[motor-inner-0,motor-outer-0]", "data.split.test=[motor-life-0]",
     )  # fmt: skip
     with pytest.raises(DataError, match="no window of test has a label for classification") as refused:
@@ -211,5 +212,3 @@ def test_a_gpu_that_slurm_promised_and_did_not_give_is_an_error(vibench, tmp_pat
     done = vibench("train", *TINY, "hardware=rtx3090", f"hydra.run.dir={tmp_path / 'run'}", env=environment)
     assert done.returncode == 2
     assert "hardware=rtx3090 needs a GPU, this SLURM job sees none" in done.stderr
-
-

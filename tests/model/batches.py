@@ -15,7 +15,7 @@ SIZES = {"n_channels": N_CHANNELS, "n_classes": N_CLASSES}
 
 
 def random_batch(config: ExperimentConfig, size: int = 13, missing: float = 0.3, seed: int = 0) -> Batch:
-    """A batch for the tasks of an experiment; about ``missing`` of the labels are absent, and are zero as in the data."""
+    """A batch for the tasks of an experiment; a share of the labels is missing, and zero as in the data."""
     random = torch.Generator().manual_seed(seed)
     channels = torch.arange(size) % N_CHANNELS + 1
     real = torch.arange(N_CHANNELS) < channels[:, None]  # (B, C)

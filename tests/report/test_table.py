@@ -56,6 +56,4 @@ def test_below_it_stand_split_audit_steps_device_and_place():
 
 def test_a_leak_is_named():
     line = audit_line({"clean": False, "shared": [LEAK]})
-    assert line == (
-        "LEAKY, waived by data.allow_leaky=true: train and test share 10 entities, 2 identical windows"
-    )
+    assert line == ("LEAKY, waived by data.allow_leaky=true: train and test share 10 entities, 2 identical windows")

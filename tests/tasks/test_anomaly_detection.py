@@ -36,7 +36,7 @@ def measured(logits, truth, threshold=0.5):
     task = detection(threshold)
     metrics = task.metrics()
     present = torch.ones(len(truth), dtype=torch.bool)
-    for part in torch.arange(len(truth)).split(128):
+    for part in torch.arange(len(truth)).split(300):
         task.update(metrics, logits[part], truth[part], present[part], torch.ones(len(part), 3))
     return {name: float(value) for name, value in metrics.compute().items()}
 
@@ -59,6 +59,8 @@ def test_the_thresholded_metrics_are_those_of_scikit_learn(threshold):
         pytest.param(1.2, 9.0, 1.0, id="between 0.999 and 1"),
         pytest.param(1.2, -9.0, 1.0, id="between 0 and 0.001"),
         pytest.param(1.2, 6.0, 0.3, id="squeezed into a hundredth near 1"),
+        pytest.param(1.2, 0.0, 0.1, id="squeezed near a half, as of a model that has just begun to learn"),
+        pytest.param(1.2, 0.0, 12.0, id="so sure that many scores are 0 or 1"),
         pytest.param(-1.2, 0.0, 1.0, id="worse than chance"),
     ],
 )

@@ -24,11 +24,11 @@ def classification(label_smoothing=0.0):
     return Classification(sizes=SIZES, weight=1.0, label_smoothing=label_smoothing)
 
 
-def drawn(size=600, classes=(0, 1, 1, 2, 2, 2, 3, 3, 3, 3), skill=1.5, offset=(0.0, 0.0, 0.0, 0.0)):
+def drawn(size=600, classes=(0, 1, 1, 2, 2, 2, 3, 3, 3, 3), skill=1.5, offset=(0.0, 0.0, 0.0, 0.0), squeeze=1.0):
     """Logits and truth of a classifier that is often right; the classes are not equally frequent."""
     random = np.random.default_rng(0)
     truth = random.choice(classes, size)
-    logits = random.normal(size=(size, 4)) + skill * np.eye(4)[truth] + np.array(offset)
+    logits = squeeze * (random.normal(size=(size, 4)) + skill * np.eye(4)[truth]) + np.array(offset)
     return torch.tensor(logits, dtype=torch.float32), torch.tensor(truth)
 
 
@@ -36,7 +36,7 @@ def measured(logits, truth):
     task = classification()
     metrics = task.metrics()
     present = torch.ones(len(truth), dtype=torch.bool)
-    for part in torch.arange(len(truth)).split(128):
+    for part in torch.arange(len(truth)).split(250):
         task.update(metrics, logits[part], truth[part], present[part], UNIT)
     return {name: float(value) for name, value in metrics.compute().items()}
 
@@ -69,16 +69,18 @@ def curves(logits, truth):
 
 
 @pytest.mark.parametrize(
-    ("skill", "offset"),
+    ("skill", "offset", "squeeze"),
     [
-        pytest.param(1.5, (0, 0, 0, 0), id="spread"),
-        pytest.param(0.0, (0, 0, 0, 0), id="chance"),
-        pytest.param(1.5, (9, 0, 0, 0), id="one class squeezed near 1, the others near 0"),
-        pytest.param(1.5, (0, 9, 9, -3), id="squeezed near a half and 0"),
+        pytest.param(1.5, (0, 0, 0, 0), 1.0, id="spread"),
+        pytest.param(0.0, (0, 0, 0, 0), 1.0, id="chance"),
+        pytest.param(1.5, (9, 0, 0, 0), 1.0, id="one class squeezed near 1, the others near 0"),
+        pytest.param(1.5, (0, 9, 9, -3), 1.0, id="squeezed near a half and 0"),
+        pytest.param(1.5, (0, 0, 0, 0), 0.1, id="squeezed near a quarter, as of a model that has just begun to learn"),
+        pytest.param(1.5, (0, 0, 0, 0), 12.0, id="so sure that many scores are 0 or 1"),
     ],
 )
-def test_auroc_and_aupr_are_within_a_hundredth_of_the_exact_ones(skill, offset):
-    logits, truth = drawn(skill=skill, offset=offset)
+def test_auroc_and_aupr_are_within_a_hundredth_of_the_exact_ones(skill, offset, squeeze):
+    logits, truth = drawn(skill=skill, offset=offset, squeeze=squeeze)
     found, (auroc, aupr) = measured(logits, truth), curves(logits, truth)
     assert found["auroc"] == pytest.approx(auroc, abs=0.01)
     assert found["aupr"] == pytest.approx(aupr, abs=0.01)

@@ -88,7 +88,8 @@ def test_the_phm08_score_is_the_published_one(task):
 
 
 @pytest.mark.parametrize(
-    ("cycles", "score"), [(0, 0.0), (10, math.e - 1), (-13, math.e - 1), (20, math.e**2 - 1), (-1, math.exp(1 / 13) - 1)]
+    ("cycles", "score"),
+    [(0, 0.0), (10, math.e - 1), (-13, math.e - 1), (20, math.e**2 - 1), (-1, math.exp(1 / 13) - 1)],
 )
 def test_an_error_of_some_cycles_of_125_has_its_published_score(cycles, score):
     metric = PHM08(mean=False)

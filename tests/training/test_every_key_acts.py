@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,5 +170,5 @@ def test_every_n_steps_of_the_logger_is_how_often_losses_are_written(train):
 
 
 def test_no_key_of_the_training_is_without_a_test_here():
-    source = open(__file__).read()
+    source = Path(__file__).read_text()
     assert [f.name for f in fields(TrainingConfig) if f"training.{f.name}=" not in source] == []

@@ -53,7 +53,7 @@ def _settings(name: str, texts: list[str]) -> dict[str, str]:
         if not equals or key not in KEYS[name]:
             raise DataError(f"{text} is not a setting of prepare {name}; there are {', '.join(sorted(KEYS[name]))}")
         settings[key] = value
-    if "raw" not in settings:
+    if not settings.get("raw"):
         raise DataError(f"raw is missing: the folder that holds the files; use prepare {name} raw=DIR")
     if settings.setdefault("skip_broken", "false") not in ("true", "false"):
         raise DataError(f"skip_broken={settings['skip_broken']} is neither true nor false")
@@ -71,13 +71,15 @@ def prepare_store(name: str, settings: dict[str, str]) -> None:
     store = Path(settings.get("store", f"{name}.h5")).expanduser()
     read = cwru.reader(int(settings["normal_rate_hz"])) if name == "cwru" else femto.reader(files)
     done = prepare(files, read, store, skip_broken=settings["skip_broken"] == "true")
-    for file, reason in [*done.skipped, *done.broken]:
+    for file, reason in done.skipped:
         print(f"skipped {file}: {reason}")
+    for _, error in done.broken:  # names the file itself
+        print(f"skipped {error}")
     if name == "cwru":
         print(f"normal files taken at {settings['normal_rate_hz']} Hz (normal_rate_hz)")
     print(f"{done.recordings} recordings from {len(files)} files, {len(files) - done.recordings} skipped")
     inspect(store)
-    task = "" if name == "cwru" else " task=rul_prediction training.monitor=loss"
+    task = " task=classification" if name == "cwru" else " task=rul_prediction"
     print(f"next: vibench-train data={name} data.store={store}{task}")
 
 
@@ -89,7 +91,9 @@ def inspect(path: Path) -> None:
     from vibench.data.store import Store
 
     store = Store(path)
-    table = Table("system", "rate Hz", "channels", "recordings", "entities", "minutes", "fault", "lives", title=str(path))
+    table = Table(
+        "system", "rate Hz", "channels", "recordings", "entities", "minutes", "fault", "lives", title=str(path)
+    )
     for system in store.systems:
         own = [r for r in store.recordings if r.system == system]
         faults = Counter(r.columns.get("fault", "") for r in own)
@@ -103,5 +107,6 @@ def inspect(path: Path) -> None:
             ", ".join(f"{fault} {count}" for fault, count in sorted(faults.items()) if fault) or "-",
             str(len({r.entity for r in own if r.rul_s is not None})),
         )
-    Console().print(table)
+    console = Console()
+    Console(width=None if console.is_terminal else 160).print(table)
     print(f"columns: entity, system, id, source, {', '.join(store.columns)}")

@@ -26,7 +26,10 @@ def main() -> None:
         sys.exit(0 if arguments else 2)
     runs = sorted({path.parent for folder in arguments for path in Path(folder).rglob("status.json")})
     if not runs:
-        print(f"vibench-status: no run below {', '.join(arguments)}; name a run directory or one above it", file=sys.stderr)
+        print(
+            f"vibench-status: no run below {', '.join(arguments)}; name a run directory or one above it",
+            file=sys.stderr,
+        )
         sys.exit(2)
     statuses = {run: read_status(run) for run in runs}
     table = Table("run", "state", "kind", "what it said")

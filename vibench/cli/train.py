@@ -7,14 +7,16 @@ import os
 import sys
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vibench.config import schemas
-from vibench.config.compose import compose_all, describe, options
-from vibench.config.resolve import examine, resolve
+from vibench.config.compose import complaints_about, complaints_about_sweep, compose_all
+from vibench.config.describe import describe, options
+from vibench.config.resolve import resolve
 from vibench.errors import ConfigError, VibenchError
 from vibench.report.status import Stopped
 
@@ -54,8 +56,7 @@ def main() -> None:
         if {"--help", "-h"} & set(arguments):
             show_help([a for a in arguments if not a.startswith("-")])
             return
-        if not any(a.startswith("-") for a in arguments):  # one run: refuse it before Hydra makes a directory
-            check(arguments)
+        check(arguments)
         train()
     except ConfigError as error:
         refuse(error.complaints)
@@ -71,12 +72,20 @@ def main() -> None:
         sys.exit(getattr(stopped, "code", 130))
 
 
-def check(overrides: list[str]) -> None:
-    """Refuse with everything that is wrong, where Hydra would name the first mistake only."""
-    cfg, complaints = compose_all(overrides)
-    complaints += examine(cfg)[0] if cfg is not None else []
-    if complaints:
-        raise ConfigError(complaints)
+def check(arguments: list[str]) -> None:
+    """Refuse with everything that is wrong, before Hydra makes a directory or a sweep begins.
+
+    Left to Hydra: flags that only show something, and a primary config of the user's own.
+    """
+    asked = get_args_parser().parse_args(arguments)
+    shows = asked.hydra_help or asked.cfg or asked.info or asked.shell_completion
+    if shows or asked.config_path or asked.config_name or asked.experimental_rerun:
+        return
+    if asked.config_dir and not os.path.isdir(asked.config_dir):
+        raise ConfigError([f"--config-dir={asked.config_dir} is not a folder; name the one that holds your YAML files"])
+    complaints = complaints_about_sweep if asked.multirun else complaints_about
+    if found := complaints(asked.overrides, asked.config_dir):
+        raise ConfigError(found)
 
 
 def show_help(overrides: list[str]) -> None:

@@ -33,7 +33,7 @@ class DLinearConfig(BackboneConfig):
         if self.moving_average > 2 * n_tokens:
             yield (
                 f"backbone.moving_average={self.moving_average} exceeds twice the {n_tokens} tokens of the embedding; "
-                f"use at most {2 * n_tokens}"
+                f"use an odd number up to {2 * n_tokens - 1}"
             )
 
 

@@ -43,7 +43,7 @@ class PatchConfig(EmbeddingConfig):
                 f"embedding.patch_len={self.patch_len} exceeds data.window={window}; "
                 f"use embedding.patch_len<={window} or a longer window"
             )
-        if self.stride > self.patch_len:
+        if self.stride > self.patch_len > 0:
             yield (
                 f"embedding.stride={self.stride} exceeds embedding.patch_len={self.patch_len}, so samples between "
                 f"patches would never be seen; use embedding.stride<={self.patch_len}"
@@ -67,7 +67,10 @@ class PointwiseConfig(EmbeddingConfig):
                 f"use embedding.kernel={self.kernel + 1}"
             )
         if self.kernel > window:
-            yield f"embedding.kernel={self.kernel} exceeds data.window={window}; use embedding.kernel<={window}"
+            yield (
+                f"embedding.kernel={self.kernel} exceeds data.window={window}; "
+                f"use an odd embedding.kernel<={window - (window + 1) % 2}"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

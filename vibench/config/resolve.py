@@ -38,7 +38,7 @@ def examine(cfg: DictConfig) -> tuple[list[str], ExperimentConfig]:
     for part in parts(config):
         try:
             complaints.extend(part())
-        except (TypeError, AttributeError, ArithmeticError):
+        except (TypeError, AttributeError, ArithmeticError, ValueError, IndexError):
             if not complaints:  # only a value already complained about may keep a rule from being asked
                 raise
     return complaints, config
@@ -48,14 +48,15 @@ def _structure(node: DictConfig, prefix: str) -> Iterator[str]:
     """Missing fields, unknown keys and values out of range, in a node and below it."""
     schema = OmegaConf.get_type(node)
     known = {f.name: f for f in fields(schema)} if is_dataclass(schema) else {}
-    for key in node.keys():
+    there = list(node.keys())  # "in node" would not see a key whose value is missing
+    for key in dict.fromkeys([*known, *there]):
         name = f"{prefix}{key}"
         if known and key not in known:
             yield _unknown(name, str(key), list(known), schema.__name__)
+        elif key not in there or OmegaConf.is_missing(node, key):
+            yield _missing(name, known[key].metadata if key in known else {})
         elif key == "_target_" and known and node[key] != known[key].default:
             yield f"{name}={node[key]} is not {known[key].default}, which {schema.__name__} describes; leave it out"
-        elif OmegaConf.is_missing(node, key):
-            yield _missing(name, known[key].metadata if key in known else {})
         else:
             yield from _value(node, key, name, known[key].metadata if key in known else {})
 
@@ -102,9 +103,7 @@ def _object(node: Any) -> Any:
 
 
 def _read(node: DictConfig, name: str) -> Any:
-    if OmegaConf.is_missing(node, name):
-        return None
     try:
         return node[name]
-    except OmegaConfBaseException:
+    except OmegaConfBaseException:  # missing, left out, or an interpolation that cannot be read
         return None

@@ -10,17 +10,18 @@ from vibench.config.training import Precision
 
 def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
     """Every rule as a call of its own, so that one that cannot be asked does not silence the others."""
-    window = config.data.window
-    n_tokens = config.embedding.n_tokens
-    yield lambda: config.embedding.complaints(window=window)
-    yield lambda: config.backbone.complaints(d_model=config.d_model, n_tokens=n_tokens(window))
-    for name, task in config.task.items():
-        yield lambda name=name, task=task: task.complaints(name=name, window=window)
+    yield lambda: config.embedding.complaints(window=config.data.window)
+    yield lambda: config.backbone.complaints(
+        d_model=config.d_model, n_tokens=config.embedding.n_tokens(config.data.window)
+    )
+    for name in config.task or {}:
+        yield lambda name=name: config.task[name].complaints(name=name, window=config.data.window)
+    yield lambda: config.data.split.complaints()
     yield lambda: config.data.complaints(future=config.future)
-    yield config.data.missing_paths
-    yield config.hardware.complaints
-    yield config.training.complaints
-    yield config.logger.complaints
+    yield lambda: config.data.missing_paths()
+    yield lambda: config.hardware.complaints()
+    yield lambda: config.training.complaints()
+    yield lambda: config.logger.complaints()
     yield lambda: some_task(config)
     yield lambda: monitor_exists(config)
     yield lambda: workers_fit(config)
@@ -28,7 +29,7 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
 
 
 def some_task(config: ExperimentConfig) -> Iterator[str]:
-    if not config.task:
+    if config.task == {}:
         yield "task is empty, so nothing would be trained; use e.g. task=classification"
 
 
@@ -52,8 +53,9 @@ def workers_fit(config: ExperimentConfig) -> Iterator[str]:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpus = config.hardware.cpus or here
     if config.data.workers > cpus:
-        yield f"data.workers={config.data.workers} exceeds the {cpus} CPU cores of hardware={config.hardware.name}; " + (
-            f"use data.workers<={cpus}"
+        yield (
+            f"data.workers={config.data.workers} exceeds the {cpus} CPU cores of hardware={config.hardware.name}; "
+            + (f"use data.workers<={cpus}")
         )
 
 

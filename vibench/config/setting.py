@@ -19,7 +19,7 @@ def setting(meaning: str, *, low: float | None = None, high: float | None = None
 
 def interval(metadata: Any) -> str:
     """The legal numbers in words, e.g. ``at least 1``; empty where every number is legal."""
-    words = {"low": "at least {:g}", "above": "above {:g}", "high": "at most {:g}"}
+    words = {"low": "at least {:.10g}", "above": "above {:.10g}", "high": "at most {:.10g}"}
     return " and ".join(text.format(metadata[key]) for key, text in words.items() if metadata.get(key) is not None)
 
 

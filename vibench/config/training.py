@@ -76,9 +76,17 @@ class TrainingConfig:
                 f"training.micro_batch={micro} x training.accumulation={accumulation} does not make "
                 f"training.global_batch_size={batch}; use training.accumulation={-(-batch // micro)} or auto"
             )
+        if micro is None and accumulation is not None and accumulation <= batch:
+            cut = -(-batch // accumulation)
+            if -(-batch // cut) != accumulation:
+                yield (
+                    f"training.accumulation={accumulation} does not cut training.global_batch_size={batch} evenly: "
+                    f"micro-batches of {cut} make {-(-batch // cut)} parts; use training.accumulation={-(-batch // cut)} "
+                    "or auto"
+                )
         if self.patience is not None and self.monitor is None:
             yield f"training.patience={self.patience} has nothing to watch; set training.monitor or patience=null"
-        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
+        if self.max_steps is not None and self.warmup_steps >= self.max_steps > 0:
             yield (
                 f"training.warmup_steps={self.warmup_steps} does not end before training.max_steps={self.max_steps}; "
                 f"use training.warmup_steps<={self.max_steps - 1}"

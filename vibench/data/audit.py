@@ -30,12 +30,13 @@ def audit(
     """
     entities = {name: {recordings[i].entity for i in rows[:, 0]} for name, rows in places.items()}
     content = {name: _hashes(store, recordings, rows, window) for name, rows in places.items()}
+    known = {name: set(hashes) for name, hashes in content.items()}
     shared = []
     for first, second in combinations(places, 2):
         common = {
             "entities": sorted(entities[first] & entities[second]),
             "overlapping_windows": _overlaps(places[first], places[second], span),
-            "identical_windows": len(content[first] & content[second]),
+            "identical_windows": sum(content_hash in known[first] for content_hash in content[second]),
         }
         if any(common.values()):
             shared.append({"splits": [first, second]} | common)
@@ -49,11 +50,11 @@ def audit(
     }
 
 
-def _hashes(store: Store, recordings: list[Recording], rows: np.ndarray, window: int) -> set[bytes]:
-    return {
+def _hashes(store: Store, recordings: list[Recording], rows: np.ndarray, window: int) -> list[bytes]:
+    return [
         hashlib.blake2b(store.signal(recordings[i], start, start + window), digest_size=12).digest()
         for i, start in rows.tolist()
-    }
+    ]
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray, span: int) -> int:

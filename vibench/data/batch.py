@@ -24,6 +24,7 @@ class Target(NamedTuple):
         dtype: of the target.
         per_channel: whether every channel has a target, stacked to (C, \\*shape).
         future: samples after the window that ``of`` needs.
+        distinct: different values the test must hold for the task's metrics to be defined.
     """
 
     of: Callable[[Recording, np.ndarray, int], np.ndarray | float | int | None]
@@ -31,6 +32,7 @@ class Target(NamedTuple):
     dtype: torch.dtype
     per_channel: bool = False
     future: int = 0
+    distinct: int = 1
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,6 +1,5 @@
 """From a data config to audited, loadable splits."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,20 +87,21 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     for name, split in windows.items():
         certificate["splits"][name]["labelled_windows"] = _labelled(split, name, path)
     certificate |= {"store": str(path), "by": config.split.by, "short_recordings": short, "classes": classes}
-    return Data(
-        splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers
-    )
+    return Data(splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers)
 
 
 def _chosen(store: Store, config: DataConfig) -> list[Recording]:
     recordings = store.recordings
     for name, values in config.only.items():
+        there = {column(r, name) for r in store.recordings}
+        if absent := [value for value in values if value not in there]:
+            raise DataError(
+                f"data.only.{name} names {', '.join(absent)}, which is no {name} of {store.path}; "
+                f"there are {', '.join(sorted(there))}"
+            )
         recordings = [r for r in recordings if column(r, name) in values]
         if not recordings:
-            there = sorted({column(r, name) for r in store.recordings})
-            raise DataError(
-                f"data.only.{name}={values} leaves no recording of {store.path}; there are {', '.join(there)}"
-            )
+            raise DataError(f"data.only.{name}={values} leaves no recording of {store.path}; name other values")
     if not recordings:
         raise DataError(f"{store.path} holds no recording")
     return recordings
@@ -121,30 +121,37 @@ def _cut(
     store: Store, recordings: list[Recording], splits: dict[str, list[Segment]], config: DataConfig, span: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """(windows, 2) per split: recording and first sample; and the recordings too short for a window."""
-    places, short = {}, []
+    places: dict[str, np.ndarray] = {}
+    short: dict[str, tuple[Recording, int]] = {}
     for name in (name for name in NAMES if name in splits):
         rows = []
         for segment in splits[name]:
             starts = window_starts(segment.start, segment.stop, span, config.stride)
             rows += [(segment.recording, start) for start in starts]
             if not starts:
-                short.append(recordings[segment.recording].id)
+                recording = recordings[segment.recording]
+                short.setdefault(recording.id, (recording, segment.stop - segment.start))
         if not rows:
-            longest = max(segment.stop - segment.start for segment in splits[name])
-            raise DataError(
-                f"{store.path}: {name} has no window: the longest of its {len(splits[name])} recordings offers {longest} "
-                f"samples, data.window and what is to be forecast need {span}; use data.window<="
-                f"{max(longest - (span - config.window), 0)}"
-            )
+            raise DataError(_no_window(store, name, splits[name], config.window, span))
         places[name] = np.array(rows, np.int64)
     if short and not config.allow_short:
-        first = next(r for r in recordings if r.id == short[0])
+        first, length = next(iter(short.values()))
         raise DataError(
             f"{store.path}: {len(short)} recordings are shorter than the {span} samples of a window and its forecast, "
-            f"first {first.id} (from {first.source}) with {first.length}; use a shorter data.window, or "
+            f"first {first.id} (from {first.source}) with {length}; use a shorter data.window, or "
             "data.allow_short=true to leave them out"
         )
-    return places, short
+    return places, list(short)
+
+
+def _no_window(store: Store, name: str, segments: list[Segment], window: int, span: int) -> str:
+    longest = max(segment.stop - segment.start for segment in segments)
+    room = longest - (span - window)
+    remedy = f"use data.window<={room}" if room > 1 else "forecast less, or name other recordings"
+    return (
+        f"{store.path}: {name} has no window: the longest of its {len(segments)} recordings offers {longest} samples, "
+        f"data.window={window} and what is to be forecast need {span}; {remedy}"
+    )
 
 
 def _moments(store: Store, recordings: list[Recording]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -152,10 +159,9 @@ def _moments(store: Store, recordings: list[Recording]) -> list[tuple[np.ndarray
     moments = []
     for recording in recordings:
         signal = store.signal(recording, 0, recording.length)
-        mean, variance = signal.mean(0, np.float64), signal.var(0, np.float64)
-        if not np.isfinite(mean).all():
+        if not np.isfinite(signal.sum()):  # cheaper than asking every sample
             check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
-        moments.append((mean, variance))
+        moments.append((signal.mean(0, np.float64), signal.var(0, np.float64)))
     return moments
 
 
@@ -183,37 +189,59 @@ def _scaling(
             )
         mean, variance = pooled[recording.system] if pooled else moments[index]
         scaling[index, 0, : len(mean)] = mean
-        scaling[index, 1, : len(mean)] = safe_scale(np.sqrt(variance))
+        scaling[index, 1, : len(mean)] = safe_scale(mean, np.sqrt(variance))
     return scaling
 
 
 def _pooled(
     store: Store, recordings: list[Recording], train: list[Segment]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """System -> mean and variance per channel over all of its training samples, and no others."""
-    sums: dict[str, np.ndarray] = {}
+    """System -> mean and variance per channel over all of its training samples, and no others.
+
+    Segments are merged by their centred moments (Chan et al. 1983), so that a large mean cancels nothing.
+    """
+    merged: dict[str, tuple[float, np.ndarray, np.ndarray]] = {}
     for segment in train:
         recording = recordings[segment.recording]
-        signal = store.signal(recording, segment.start, segment.stop).astype(np.float64)
-        parts = np.stack([np.full(signal.shape[1], len(signal)), signal.sum(0), (signal**2).sum(0)])
-        sums[recording.system] = sums.get(recording.system, 0) + parts
-    return {system: (total / n, squares / n - (total / n) ** 2) for system, (n, total, squares) in sums.items()}
+        signal = store.signal(recording, segment.start, segment.stop)
+        n, mean, squares = len(signal), signal.mean(0, np.float64), len(signal) * signal.var(0, np.float64)
+        before, mean_before, squares_before = merged.get(recording.system, (0, mean, 0 * mean))
+        total, step = before + n, mean - mean_before
+        merged[recording.system] = (
+            total,
+            mean_before + step * n / total,
+            squares_before + squares + step**2 * before * n / total,
+        )
+    return {system: (mean, squares / n) for system, (n, mean, squares) in merged.items()}
 
 
 def _labelled(windows: Windows, name: str, path: Path) -> dict[str, int]:
-    """Windows with a target, per task; every task needs some in every split."""
-    per_recording = Counter(windows.places[:, 0].tolist())
+    """Windows with a target, per task; every split needs some, the test enough for every metric to be defined."""
     counts = {}
     for task, target in windows.targets.items():
-        probe = np.zeros((windows.n_channels, windows.span - windows.window), np.float32)
-        counts[task] = sum(
-            n
-            for i, n in per_recording.items()
-            if target.of(windows.recordings[i], probe, windows.window) is not None
-        )
+        counts[task], values = _count(windows, target)
         if not counts[task]:
             raise DataError(
                 f"{path}: no window of {name} has a label for {task}; leave the task out (~task.{task}), "
                 "choose another data.label, or split otherwise"
             )
+        if name == "test" and len(values) < target.distinct:
+            raise DataError(
+                f"{path}: the labels of {name} for {task} are all {values.pop()}, so its metrics are not defined; "
+                f"leave the task out (~task.{task}) or split otherwise"
+            )
     return counts
+
+
+def _count(windows: Windows, target: Target) -> tuple[int, set[float]]:
+    """Windows with a target, and the values of the first and last window of every recording."""
+    count, values = 0, set()
+    future = np.zeros((windows.n_channels, windows.span - windows.window), np.float32)
+    numbers, first, per_recording = np.unique(windows.places[:, 0], return_index=True, return_counts=True)
+    for number, at, n in zip(numbers.tolist(), first.tolist(), per_recording.tolist(), strict=True):
+        ends = windows.places[[at, at + n - 1], 1] + windows.window
+        found = [target.of(windows.recordings[number], future, int(end)) for end in ends]
+        if found[0] is not None:
+            count += n
+            values |= {0.0} if target.per_channel else set(map(float, found))
+    return count, values

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vibench.data.prepare import NotWanted
+from vibench.data.prepare import NotWantedError
 from vibench.data.store import RawRecording
 from vibench.errors import DataError
 
@@ -67,7 +67,7 @@ def _tests() -> dict[int, Test]:
         # 12 kHz, fan end; not every load was recorded
         ("inner", "007", "FE", "", 12, (278, 279, 280, 281)),
         ("ball", "007", "FE", "", 12, (282, 283, 284, 285)),
-        ("outer", "007", "FE", "6", 12, (294, None, None, None)),
+        ("outer", "007", "FE", "6", 12, (294, 295, 296, 297)),
         ("outer", "007", "FE", "3", 12, (298, 299, 300, 301)),
         ("outer", "007", "FE", "12", 12, (302, 305, 306, 307)),
         ("inner", "014", "FE", "", 12, (274, 275, 276, 277)),
@@ -128,9 +128,9 @@ def reader(normal_rate_hz: int) -> Callable[[Path], RawRecording]:
 
 def _test(path: Path) -> Test:
     if path.suffix.lower() != ".mat":
-        raise NotWanted("not a .mat file")
+        raise NotWantedError("not a .mat file")
     if not path.stem.isdigit() or int(path.stem) not in TESTS:
-        raise NotWanted("its name is not a file number of the data set (97.mat, 105.mat, ...)")
+        raise NotWantedError("its name is not a file number of the data set (97.mat, 105.mat, ...)")
     return TESTS[int(path.stem)]
 
 
@@ -142,18 +142,30 @@ def _variables(path: Path) -> tuple[np.ndarray, str]:
         content = read_mat(str(path))
     except Exception as error:  # scipy raises a dozen kinds on damaged files
         raise DataError(f"{path} cannot be read as a .mat file: {error or type(error).__name__}") from error
-    signals = [np.asarray(_find(path, content, f"{sensor}_time"), np.float64).ravel() for sensor in SENSORS]
+    signals = [_signal(path, content, f"_{sensor}_time") for sensor in SENSORS]
     if len(signals[0]) != len(signals[1]):
-        raise DataError(f"{path} has {len(signals[0])} drive end and {len(signals[1])} fan end samples, not equally many")
-    rpm = [name for name in content if name.endswith("RPM")]
-    return np.stack(signals, 1), f"{float(content[rpm[-1]]):g}" if rpm else ""
+        raise DataError(
+            f"{path} has {len(signals[0])} drive end and {len(signals[1])} fan end samples, not equally many"
+        )
+    rpm = _own(path, content, "RPM")
+    return np.stack(signals, 1), f"{float(content[rpm[0]]):g}" if len(rpm) == 1 else ""
 
 
-def _find(path: Path, content: dict[str, Any], suffix: str) -> Any:
-    """The variable with that suffix: the file's own number where several have it."""
-    names = [name for name in content if re.fullmatch(rf"X\d+_{suffix}", name)]
-    own = [name for name in names if int(name[1:4]) == int(path.stem)]
-    if len(own or names) != 1:
+def _signal(path: Path, content: dict[str, Any], suffix: str) -> np.ndarray:
+    names = _own(path, content, suffix)
+    if len(names) != 1:
         found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
-        raise DataError(f"{path} has no variable X..._{suffix} of its own; it holds {found}")
-    return content[(own or names)[0]]
+        raise DataError(f"{path} has no variable X...{suffix} of its own; it holds {found}")
+    try:
+        signal = np.asarray(content[names[0]], np.float64).ravel()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {names[0]} is not a signal: {error}") from error
+    if len(signal) < 2:
+        raise DataError(f"{path}: {names[0]} holds {len(signal)} samples, which is no recording")
+    return signal
+
+
+def _own(path: Path, content: dict[str, Any], suffix: str) -> list[str]:
+    """Variables with that suffix: those of the file's own number where there are any."""
+    numbers = {name: int(m[1]) for name in content if (m := re.fullmatch(rf"X(\d+){suffix}", name))}
+    return [name for name, number in numbers.items() if number == int(path.stem)] or list(numbers)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vibench.data.prepare import NotWanted
+from vibench.data.prepare import NotWantedError
 from vibench.data.store import RawRecording
 from vibench.errors import DataError
 
@@ -36,7 +36,7 @@ def reader(files: list[Path]) -> Callable[[Path], RawRecording]:
     def read(path: Path) -> RawRecording:
         place = _place(path)
         if place is None:
-            raise NotWanted(_why_not(path))
+            raise NotWantedError(_why_not(path))
         bearing, k = place
         rpm, load = CONDITIONS[bearing[len("Bearing")]]
         return RawRecording(
@@ -55,14 +55,22 @@ def reader(files: list[Path]) -> Callable[[Path], RawRecording]:
 
 def _place(path: Path) -> tuple[str, int] | None:
     """Bearing and number of an acceleration file."""
-    bearing, file = re.fullmatch(r"Bearing[123]_\d+", path.parent.name), re.fullmatch(r"acc_(\d+)\.csv", path.name)
+    folder, name = path.resolve().parent.name, path.name
+    bearing, file = re.fullmatch(r"Bearing[123]_\d+", folder), re.fullmatch(r"acc_(\d+)\.csv", name)
     if not bearing or not file or _is_cut(path):
         return None
     return bearing[0], int(file[1])
 
 
+def _numbers(line: list[str]) -> bool:
+    try:
+        return len([float(text) for text in line]) == COLUMNS
+    except ValueError:
+        return False
+
+
 def _is_cut(path: Path) -> bool:
-    return path.parent.parent.name.lower() == "test_set"
+    return path.resolve().parent.parent.name.lower() == "test_set"
 
 
 def _why_not(path: Path) -> str:
@@ -85,10 +93,15 @@ def _samples(path: Path) -> np.ndarray:
         raise DataError(
             f"{path} does not have {COLUMNS} columns separated by , or ; in its first line: {first.strip()[:60]!r}"
         )
+    lines = [line.split(separator) for line in text.splitlines()]
+    while lines and lines[-1] == [""]:
+        lines.pop()
     try:
-        table = np.array([line.split(separator) for line in text.split("\n") if line.strip()], np.float64)
+        table = np.array(lines, np.float64).reshape(len(lines), COLUMNS)
     except ValueError as error:
-        raise DataError(f"{path} has a line that is not {COLUMNS} numbers: {error}") from error
+        number = next((i for i, line in enumerate(lines, 1) if not _numbers(line)), len(lines))
+        said = separator.join(lines[number - 1])[:60]
+        raise DataError(f"{path}: line {number} is not {COLUMNS} numbers: {said!r}") from error
     if len(table) < 2:
         raise DataError(f"{path} holds {len(table)} samples, which is no recording")
     return table[:, 4:]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vibench.data.store import RawRecording, check_finite, write_store
+from vibench.data.store import RawRecording, finite, write_store
 from vibench.errors import DataError
 
 
-class NotWanted(Exception):
+class NotWantedError(Exception):
     """A file that holds no recording of the data set: skipped with this reason."""
 
 
@@ -28,20 +28,39 @@ class Prepared:
     broken: list[tuple[Path, str]] = field(default_factory=list)
 
 
+def check_writable(store: Path) -> None:
+    """Raise a DataError where no file of that name can be made."""
+    if store.is_dir():
+        raise DataError(f"store={store} is a folder; name a file, e.g. store={store / 'store.h5'}")
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"store={store} cannot be made: {error}; name a file in a folder that can be written"
+        ) from error
+
+
 def prepare(
     files: list[Path], read: Callable[[Path], RawRecording], store: Path, *, skip_broken: bool = False
 ) -> Prepared:
     """Write every recording among the files to a new store.
 
     Args:
-        read: raises ``NotWanted`` for a file to skip, ``DataError`` for a broken one.
+        read: raises ``NotWantedError`` for a file to skip, ``DataError`` for a broken one.
         skip_broken: write the store without the broken files instead of writing nothing.
 
     Raises:
         DataError: nothing to read, or a broken file; the store is then not written.
     """
+    check_writable(store)
     done = Prepared()
-    bar = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[name]}"))
+    bar = (
+        TextColumn("reading"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}"),
+    )
     with Progress(*bar) as progress:
         job = progress.add_task("reading", total=len(files), name="")
 
@@ -50,10 +69,10 @@ def prepare(
                 progress.update(job, name=file.name)
                 try:
                     recording = read(file)
-                    check_finite(recording.signal, str(file))
+                    recording.signal = finite(recording.signal, str(file))
                     done.recordings += 1
                     yield recording
-                except NotWanted as reason:
+                except NotWantedError as reason:
                     done.skipped.append((file, str(reason)))
                 except DataError as error:
                     done.broken.append((file, str(error)))
@@ -76,8 +95,10 @@ def _refusal(done: Prepared) -> str:
 
 
 def _nothing(files: list[Path], done: Prepared) -> str:
-    reasons = f"; e.g. {done.skipped[0][0]}: {done.skipped[0][1]}" if done.skipped else ""
-    return f"none of the {len(files)} files holds a recording, nothing was written{reasons}"
+    lines = [f"  {error}" for _, error in done.broken] + [f"  {file}: {reason}" for file, reason in done.skipped[:3]]
+    return "\n".join(
+        [f"none of the {len(files)} files holds a recording that can be read, nothing was written:", *lines]
+    )
 
 
 def files_below(raw: Path) -> list[Path]:

@@ -99,8 +99,12 @@ def _drawn(
     return home
 
 
-def _counts(n: int, fractions: list[float]) -> tuple[int, int, int]:
-    """How many of ``n`` go to each split: the shares rounded, one at least where there are enough."""
-    test = min(max(1, round(n * fractions[2])), n - 1) if fractions[2] else 0
-    val = min(max(1, round(n * fractions[1])), n - test - 1) if fractions[1] else 0
-    return n - val - test, max(val, 0), test
+def _counts(n: int, fractions: list[float]) -> list[int]:
+    """How many of ``n`` go to train, validation and test: the shares rounded, one at least where there are enough."""
+    if n < sum(share > 0 for share in fractions):  # training first, then the test
+        return [1, 0, n - 1]
+    counts = [max(1, round(n * share)) if share else 0 for share in fractions]
+    while sum(counts) > n:
+        counts[counts.index(max(counts))] -= 1
+    counts[0] += n - sum(counts)
+    return counts

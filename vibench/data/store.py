@@ -89,27 +89,33 @@ class Store:
         try:
             with h5py.File(path, "r") as file:
                 self._read(file)
-        except (OSError, KeyError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read as a store: {str(error).splitlines()[0]}; {_REMEDY}") from error
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist; make it with `vibench-data prepare`") from None
+        except (OSError, KeyError, IndexError, UnicodeDecodeError) as error:
+            said = str(error).splitlines()[0]
+            raise DataError(f"{path} cannot be read as a store: {said}; delete it and make it again") from error
 
     def _read(self, file: h5py.File) -> None:
         if file.attrs.get("format") != FORMAT:
-            raise DataError(f"{self.path} is an HDF5 file but not a vibench store; {_REMEDY}")
+            raise DataError(
+                f"{self.path} is an HDF5 file but not a vibench store; make one with `vibench-data prepare`"
+            )
         if file.attrs["version"] != VERSION:
-            raise DataError(f"{self.path} has store version {file.attrs['version']}, this is {VERSION}; {_REMEDY}")
+            raise DataError(f"{self.path} has store version {file.attrs['version']}, this is {VERSION}; {_AGAIN}")
         self._places: dict[str, tuple[int, tuple[int, int]]] = {}
         for name, group in file["systems"].items():
             signal = group["signal"]
             offset = signal.id.get_offset()
             if signal.dtype != np.float32 or signal.ndim != 2 or offset is None:
-                raise DataError(f"{self.path}: signal of system {name} is not contiguous float32; {_REMEDY}")
+                raise DataError(f"{self.path}: signal of system {name} is not contiguous float32; {_AGAIN}")
             self._places[name] = (offset, signal.shape)
         self.recordings = _recordings(file["recordings"])
         self.columns = list(self.recordings[0].columns) if self.recordings else []
         for recording in self.recordings:
             place = self._places.get(recording.system)
-            if place is None or recording.start < 0 or recording.start + recording.length > place[1][0]:
-                raise DataError(f"{self.path}: recording {recording.id} lies outside its signal; {_REMEDY}")
+            inside = place is not None and 0 <= recording.start < recording.start + recording.length <= place[1][0]
+            if not inside:
+                raise DataError(f"{self.path}: recording {recording.id} lies outside its signal; {_AGAIN}")
 
     @property
     def systems(self) -> list[str]:
@@ -130,12 +136,14 @@ class Store:
         return self.__dict__ | {"_maps": {}}  # a memory map is not inherited, it is opened
 
 
-_REMEDY = "write it again with vibench-data prepare"
+_AGAIN = "delete it and make it again"
 
 
 def _recordings(table: h5py.Group) -> list[Recording]:
     columns = {name: [text.decode() for text in table[name][:].tolist()] for name in table if name not in NUMBERS}
     numbers = {name: table[name][:].tolist() for name in NUMBERS}
+    if len({len(values) for values in (*columns.values(), *numbers.values())}) != 1:
+        raise OSError("its columns differ in length")
     own = [name for name in columns if name not in TEXTS]
     return [
         Recording(
@@ -179,8 +187,7 @@ def _spool(folder: Path, recordings: Iterable[RawRecording]) -> tuple[list[dict[
     rows: list[dict[str, Any]] = []
     shapes: dict[str, tuple[int, int]] = {}
     for recording in recordings:
-        signal = np.ascontiguousarray(recording.signal, dtype=np.float32)
-        check_finite(signal, recording.source)
+        signal = np.ascontiguousarray(finite(recording.signal, recording.source))
         length, channels = shapes.get(recording.system, (0, signal.shape[1]))
         if signal.shape[1] != channels:
             raise DataError(
@@ -213,12 +220,26 @@ def _write_table(table: h5py.Group, rows: list[dict[str, Any]]) -> None:
             table.create_dataset(name, data=np.array(texts, f"S{width}"), track_times=False)
 
 
+def finite(signal: np.ndarray, source: str) -> np.ndarray:
+    """A raw signal in float32.
+
+    Raises:
+        DataError: it is empty, or a sample is NaN, infinite or beyond float32.
+    """
+    if not len(signal):
+        raise DataError(f"{source} holds no sample")
+    with np.errstate(over="ignore"):
+        signal = np.asarray(signal, dtype=np.float32)
+    check_finite(signal, source)
+    return signal
+
+
 def check_finite(signal: np.ndarray, source: str) -> None:
     """Raise a DataError that names the first sample that is NaN or infinite."""
-    finite = np.isfinite(signal)
-    if not finite.all():
-        sample, channel = np.argwhere(~finite)[0]
+    usable = np.isfinite(signal)
+    if not usable.all():
+        sample, channel = np.argwhere(~usable)[0]
         raise DataError(
-            f"{source} has {int((~finite).sum())} samples that are not finite numbers, the first at sample {sample} "
+            f"{source} has {int((~usable).sum())} samples that are not finite numbers, the first at sample {sample} "
             f"of channel {channel}; repair or remove the file"
         )

@@ -101,12 +101,13 @@ class Windows(Dataset):
     def _scaling(self, number: int, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.scaling is not None:
             return self.scaling[number, 0], self.scaling[number, 1]
-        return samples.mean(1), safe_scale(samples.std(1))
+        mean, spread = samples.mean(1, np.float64), samples.std(1, np.float64)
+        return mean.astype(np.float32), safe_scale(mean, spread)
 
 
-def safe_scale(spread: np.ndarray) -> np.ndarray:
-    """A standard deviation to divide by: 1 for a channel that does not move."""
-    return np.where(spread > 1e-12, spread, 1).astype(np.float32)
+def safe_scale(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """A standard deviation to divide by, in float32: 1 for a channel that does not move, up to its rounding."""
+    return np.where(spread > 1e-6 * np.abs(mean) + 1e-12, spread, 1).astype(np.float32)
 
 
 def _tensor(values: np.ndarray, target: Target) -> Tensor:

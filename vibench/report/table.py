@@ -60,6 +60,10 @@ def audit_line(split: dict[str, Any]) -> str:
     found = []
     for common in split["shared"]:
         parts = [f"{common['entities']} entities"] if common["entities"] else []
-        parts += [f"{common[key]} {key.replace('_', ' ')}" for key in ("overlapping_windows", "identical_windows") if common[key]]
+        parts += [
+            f"{common[key]} {key.replace('_', ' ')}"
+            for key in ("overlapping_windows", "identical_windows")
+            if common[key]
+        ]
         found.append(f"{' and '.join(common['splits'])} share {', '.join(parts)}")
     return f"LEAKY, waived by data.allow_leaky=true: {'; '.join(found)}"

@@ -7,19 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryAveragePrecision,
-    BinaryPrecision,
-    BinaryRecall,
-    MulticlassF1Score,
-)
+from torchmetrics.classification import BinaryAccuracy, BinaryPrecision, BinaryRecall, MulticlassF1Score
 
 from vibench.config.task import TaskConfig
 from vibench.data.batch import Target
-from vibench.tasks.classification import score_thresholds
-from vibench.tasks.task import Sizes, Task, check_shape, pooled
+from vibench.tasks.ranking import AUROC, AveragePrecision, Ranking
+from vibench.tasks.task import Sizes, Task, check_present, check_shape, pooled
 
 
 class AnomalyDetection(Task):
@@ -38,7 +31,7 @@ class AnomalyDetection(Task):
 
     @staticmethod
     def target(config: TaskConfig) -> Target:
-        return Target(of=lambda recording, future, end: recording.anomaly, shape=(), dtype=torch.float32)
+        return Target(of=lambda recording, future, end: recording.anomaly, shape=(), dtype=torch.float32, distinct=2)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, G, N, D) -> logit (B,)."""
@@ -46,25 +39,32 @@ class AnomalyDetection(Task):
 
     def loss(self, prediction: Tensor, target: Tensor, present: Tensor) -> Tensor:
         check_shape("anomaly_detection", prediction, target)
+        check_present("anomaly_detection", present, target.shape)
         losses = F.binary_cross_entropy_with_logits(prediction.float(), target, reduction="none")
         return (losses * present).sum()
 
     def metrics(self) -> MetricCollection:
-        at = {"threshold": self.threshold}
         return MetricCollection(
             {
-                "accuracy": BinaryAccuracy(**at),
+                "accuracy": BinaryAccuracy(),
                 "macro_f1": MulticlassF1Score(num_classes=2, average="macro"),
-                "precision": BinaryPrecision(**at),
-                "recall": BinaryRecall(**at),
-                "auroc": BinaryAUROC(thresholds=score_thresholds()),
-                "aupr": BinaryAveragePrecision(thresholds=score_thresholds()),
-            }
+                "precision": BinaryPrecision(),
+                "recall": BinaryRecall(),
+                "auroc": AUROC(1),
+                "aupr": AveragePrecision(1),
+            },
+            compute_groups=False,  # two of them see scores, the others what is called
         )
 
-    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
+    def update(
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+    ) -> None:
         if not present.any():
             return
-        score, truth = prediction[present].float().sigmoid(), target[present].long()
-        for name, metric in metrics.items(keep_base=True, copy_state=False):
-            metric.update((score > self.threshold).long() if name == "macro_f1" else score, truth)
+        logit, truth = prediction[present].double(), target[present] > 0.5
+        called = (logit.sigmoid() > self.threshold).long()
+        for metric in metrics.values():
+            if isinstance(metric, Ranking):
+                metric.update(logit[:, None], truth[:, None])
+            else:
+                metric.update(called, truth.long())

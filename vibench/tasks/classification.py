@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassAveragePrecision,
     MulticlassF1Score,
     MulticlassPrecision,
     MulticlassRecall,
@@ -19,12 +17,8 @@ from torchmetrics.classification import (
 from vibench.config.task import TaskConfig
 from vibench.data.batch import Target
 from vibench.errors import ShapeError
-from vibench.tasks.task import Sizes, Task, pooled
-
-
-def score_thresholds() -> Tensor:
-    """400 thresholds, even in the logit: scores squeezed near 0 and 1 keep their order in a bounded curve."""
-    return torch.sigmoid(torch.linspace(-16, 16, 400, dtype=torch.float64)).float()
+from vibench.tasks.ranking import AUROC, AveragePrecision, Ranking
+from vibench.tasks.task import Sizes, Task, check_present, pooled
 
 
 class Classification(Task):
@@ -43,7 +37,7 @@ class Classification(Task):
 
     @staticmethod
     def target(config: TaskConfig) -> Target:
-        return Target(of=lambda recording, future, end: recording.label, shape=(), dtype=torch.int64)
+        return Target(of=lambda recording, future, end: recording.label, shape=(), dtype=torch.int64, distinct=2)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, G, N, D) -> logits (B, K)."""
@@ -55,6 +49,7 @@ class Classification(Task):
                 f"classification: prediction {tuple(prediction.shape)} against target {tuple(target.shape)} "
                 f"of {self.n_classes} classes"
             )
+        check_present("classification", present, target.shape)
         losses = F.cross_entropy(prediction.float(), target, reduction="none", label_smoothing=self.label_smoothing)
         return (losses * present).sum()
 
@@ -66,11 +61,26 @@ class Classification(Task):
                 "macro_f1": MulticlassF1Score(**size, **macro),
                 "precision": MulticlassPrecision(**size, **macro),
                 "recall": MulticlassRecall(**size, **macro),
-                "auroc": MulticlassAUROC(**size, **macro, thresholds=score_thresholds()),
-                "aupr": MulticlassAveragePrecision(**size, **macro, thresholds=score_thresholds()),
-            }
+                "auroc": AUROC(self.n_classes),
+                "aupr": AveragePrecision(self.n_classes),
+            },
+            compute_groups=False,  # two of them see scores, the others the class that is called
         )
 
-    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
-        if present.any():
-            metrics.update(prediction[present].float().softmax(-1), target[present])
+    def update(
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+    ) -> None:
+        if not present.any():
+            return
+        logits, truth = prediction[present].double(), target[present]
+        called, is_class = logits.argmax(-1), F.one_hot(truth, self.n_classes).bool()
+        odds = log_odds(logits)
+        for metric in metrics.values():
+            metric.update(odds, is_class) if isinstance(metric, Ranking) else metric.update(called, truth)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """(n, K) of each class against all others: orders windows as the softmax does, without its rounding near 0 and 1."""
+    others = logits[:, None, :].expand(-1, logits.shape[1], -1).clone()
+    others.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    return logits - others.logsumexp(-1)

@@ -11,7 +11,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricColl
 from vibench.config.task import RULPredictionConfig
 from vibench.data.batch import Target
 from vibench.data.store import Recording
-from vibench.tasks.task import Sizes, Task, check_shape, pooled
+from vibench.tasks.task import Sizes, Task, check_present, check_shape, pooled
 
 UNITS = 125  # of the PHM08 score in the cap: C-MAPSS caps the life at 125 cycles
 
@@ -40,7 +40,7 @@ class RULPrediction(Task):
             left_s = max(recording.rul_s - end / recording.rate_hz, 0.0)
             return min(left_s, config.max_rul_s) / config.max_rul_s
 
-        return Target(of=of, shape=(), dtype=torch.float32)
+        return Target(of=of, shape=(), dtype=torch.float32, distinct=2)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, G, N, D) -> share of the cap (B,)."""
@@ -48,6 +48,7 @@ class RULPrediction(Task):
 
     def loss(self, prediction: Tensor, target: Tensor, present: Tensor) -> Tensor:
         check_shape("rul_prediction", prediction, target)
+        check_present("rul_prediction", present, target.shape)
         return ((prediction.float() - target).square() * present).sum()
 
     def metrics(self) -> MetricCollection:
@@ -63,7 +64,9 @@ class RULPrediction(Task):
             compute_groups=False,  # one of them sees seconds
         )
 
-    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
+    def update(
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+    ) -> None:
         if not present.any():
             return
         prediction, target = prediction[present].float(), target[present]

@@ -12,7 +12,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, 
 from vibench.config.task import SignalPredictionConfig
 from vibench.data.batch import Target
 from vibench.data.store import Recording
-from vibench.tasks.task import Sizes, Task, check_shape
+from vibench.tasks.task import Sizes, Task, check_present, check_shape
 
 
 class SignalPrediction(Task):
@@ -53,6 +53,7 @@ class SignalPrediction(Task):
 
     def loss(self, prediction: Tensor, target: Tensor, present: Tensor) -> Tensor:
         check_shape("signal_prediction", prediction, target)
+        check_present("signal_prediction", present, target.shape[:-1])
         return ((prediction.float() - target).square() * present[..., None]).sum()
 
     def metrics(self) -> MetricCollection:
@@ -67,7 +68,9 @@ class SignalPrediction(Task):
             compute_groups=False,  # two of them see the signal in the unit of the recording
         )
 
-    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
+    def update(
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+    ) -> None:
         if not present.any():
             return
         prediction, target, unit = prediction[present].float(), target[present], scale[present][:, None]

@@ -60,7 +60,9 @@ class Task(nn.Module):
         """Metrics under the names of the schema's ``METRICS``, their state bounded."""
         raise NotImplementedError
 
-    def update(self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor) -> None:
+    def update(
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+    ) -> None:
         """Count the present labels of a batch; ``scale`` (B, C) is the unit of the signal."""
         raise NotImplementedError
 
@@ -79,3 +81,13 @@ def check_shape(task: str, prediction: Tensor, target: Tensor) -> None:
     """
     if prediction.shape != target.shape:
         raise ShapeError(f"{task}: prediction {tuple(prediction.shape)} against target {tuple(target.shape)}")
+
+
+def check_present(task: str, present: Tensor, shape: torch.Size) -> None:
+    """Refuse a mask of labels that would broadcast.
+
+    Raises:
+        ShapeError: the mask is not of that shape.
+    """
+    if present.shape != shape:
+        raise ShapeError(f"{task}: present {tuple(present.shape)} against one label each of {tuple(shape)}")

@@ -1,6 +1,8 @@
 """Checkpoints: whole or not there, and of plain types only."""
 
 import os
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +47,44 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, on the CPU, without running any code that it might carry.
 
     Raises:
-        CheckpointError: missing, damaged, or of other than plain types.
+        CheckpointError: missing, damaged, not a checkpoint, or of other than plain types.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds on damaged files
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not look at the checksums that torch.save wrote
+        if damaged:
+            raise CheckpointError(f"{path} cannot be read as a checkpoint: {damaged} is damaged")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds more than plain types") from error
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {said}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds no state_dict")
+    return checkpoint
 
 
 def load_weights(model: torch.nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
     """Put the weights of a checkpoint into a model, all of them.
 
     Raises:
-        CheckpointError: the checkpoint is of another model.
+        CheckpointError: the checkpoint is of another model; names what differs.
     """
     weights = {
         name.removeprefix("model."): value
-        for name, value in checkpoint["state_dict"].items()
+        for name, value in checkpoint.get("state_dict", {}).items()
         if name.startswith("model.")
     }
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} is of another model: {error}") from error
+    own = model.state_dict()
+    differences = [f"{name} is missing" for name in own if name not in weights]
+    differences += [f"{name} is not of this model" for name in weights if name not in own]
+    differences += [
+        f"{name} is {tuple(weights[name].shape)}, not {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise CheckpointError(f"{path} is of another model: {', '.join(differences[:3])}{more}")
+    model.load_state_dict(weights)

@@ -130,6 +130,15 @@ class TrainingModule(LightningModule):
         values |= {"val/loss": total_loss(self.model, results)}
         self.log_dict(values, logger=False)  # for the callbacks that watch one of them
         self._write(values)
+        self._refuse_undefined(values)
+
+    def _refuse_undefined(self, values: dict[str, float]) -> None:
+        watched = f"val/{self.config.monitor}"
+        if self.config.monitor and not math.isfinite(values[watched]):
+            raise NanError(
+                f"training.monitor={self.config.monitor} is {values[watched]} on the validation split after step "
+                f"{self.steps_done}; monitor loss, or give the validation labels of more than one kind"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vibench"] = self.identity | {"steps_done": self.steps_done}

@@ -1,9 +1,10 @@
 """Losses and metrics of one pass over a split, with what stands behind them."""
 
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from vibench.data.batch import Batch
 from vibench.model import Model
@@ -55,12 +56,11 @@ class Scores(nn.Module):
 
     def results(self) -> dict[str, TaskResult]:
         """Task -> what it reached; NaN where nothing was counted."""
-        nan = torch.tensor(torch.nan)
         return {
             name: TaskResult(
                 loss=self.sums[name] / self.counts[name] if self.counts[name] else float("nan"),
                 metrics={
-                    metric: float(value.compute() if self.samples[name] else nan)
+                    metric: _value(value) if self.samples[name] else math.nan
                     for metric, value in metrics.items(keep_base=True, copy_state=False)
                 },
                 samples=self.samples[name],
@@ -68,6 +68,14 @@ class Scores(nn.Module):
             )
             for name, metrics in self.metrics.items()
         }
+
+
+def _value(metric: Metric) -> float:
+    """NaN where it is not defined, as R2 of a single label."""
+    try:
+        return float(metric.compute())
+    except ValueError:
+        return math.nan
 
 
 def total_loss(model: Model, results: dict[str, TaskResult]) -> float:

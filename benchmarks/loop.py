@@ -1,0 +1,111 @@
+"""What the training loop of vibench costs over a bare PyTorch loop on the same model and batches, paired in one process.
+
+    python benchmarks/loop.py
+
+Bar: the bare loop is at most 8 % faster. Both do the same work per step: the same loader, forward pass, four losses,
+backward, clipping, learning rate and AdamW step, then zero_grad; neither validates. Time runs from the first forward
+pass to the last, so that neither pays for its set-up.
+"""
+
+import statistics
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_module
+
+from vibench.config import schemas
+from vibench.config.experiment import ExperimentConfig
+from vibench.config.resolve import resolve
+from vibench.data.build import Data, build
+from vibench.memory.plan import fit as plan_memory
+from vibench.model import Model, build_model, targets
+from vibench.training.fit import fit
+from vibench.training.schedule import lr_factor
+
+STEPS, ROUNDS = 58, 7
+CASES = {"default (patchtst)": (), "dlinear": ("backbone=dlinear",)}
+
+
+def clocked(model: Model) -> list[tuple[float, float]]:
+    """Wall and CPU time at every forward pass, as they come."""
+    times: list[tuple[float, float]] = []
+    model.register_forward_pre_hook(lambda *_: times.append((time.perf_counter(), time.process_time())))
+    return times
+
+
+def per_step(times: list[tuple[float, float]]) -> tuple[float, float]:
+    """Mean wall and CPU seconds of a step."""
+    assert len(times) == STEPS
+    return tuple((last - first) / (STEPS - 1) for first, last in zip(times[0], times[-1], strict=True))
+
+
+def bare(model: Model, data: Data, config: ExperimentConfig) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.training.lr, weight_decay=config.training.weight_decay)
+    loader = data.loader("train", config.training.global_batch_size, seed=config.seed)
+    model.train()
+    for step, batch in enumerate(islice(loader, STEPS)):
+        for group in optimizer.param_groups:
+            rate = lr_factor(step, STEPS, config.training.warmup_steps, config.training.schedule)
+            group["lr"] = config.training.lr * rate
+        predictions = model(batch)
+        loss = 0
+        for name, task in model.tasks.items():
+            target, present = batch.targets[name], batch.present[name]
+            loss = loss + task.weight * task.loss(predictions[name], target, present) / task.count(present).clamp(min=1)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def vibench(model: Model, data: Data, config: ExperimentConfig, sizes: dict[str, int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            model,
+            data,
+            config,
+            plan_memory(config, **sizes),
+            device=torch.device("cpu"),
+            run_dir=Path(folder),
+            identity={},
+        )
+
+
+def compare(overrides: tuple[str, ...]) -> tuple[list[float], list[float], float]:
+    """Ratios vibench / bare of wall and CPU time, pair by pair, and milliseconds of a bare step."""
+    fixed = ("hardware=cpu", "training.monitor=null", "data.split.fractions=[0.6,0,0.4]", f"training.max_steps={STEPS}")
+    with initialize_config_module("vibench.conf", version_base="1.3"):
+        config = resolve(compose("train", [*fixed, *overrides]))
+    data = build(config.data, targets(config))
+    sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
+    walls, cpus, milliseconds = [], [], []
+    for round_number in range(ROUNDS + 1):
+        took = {}
+        for name in ("bare", "vibench") if round_number % 2 else ("vibench", "bare"):
+            model = build_model(config, **sizes)
+            times = clocked(model)
+            bare(model, data, config) if name == "bare" else vibench(model, data, config, sizes)
+            took[name] = per_step(times)
+        if round_number:  # the first pair warms up
+            walls.append(took["vibench"][0] / took["bare"][0])
+            cpus.append(took["vibench"][1] / took["bare"][1])
+            milliseconds.append(took["bare"][0] * 1000)
+    return walls, cpus, statistics.median(milliseconds)
+
+
+def main() -> None:
+    schemas.register()
+    print(f"{'model':<20}{'bare ms/step':>14}{'wall ratio':>12}{'CPU ratio':>11}   pairs (wall)")
+    for name, overrides in CASES.items():
+        walls, cpus, milliseconds = compare(overrides)
+        pairs = " ".join(f"{ratio:.3f}" for ratio in walls)
+        print(
+            f"{name:<20}{milliseconds:>14.1f}{statistics.median(walls):>12.3f}{statistics.median(cpus):>11.3f}   {pairs}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The gradient of parts of a batch against the gradient of the whole batch, written out."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from tests.model.batches import SIZES, random_batch
+from vibench.memory.micro_batch import accumulate
+from vibench.model import build_model
+
+SIZE = 13
+CPU = torch.device("cpu")
+COMBINATIONS = {
+    "patchtst": ("backbone=patchtst", "backbone.e_layers=1", "embedding=patch", "backbone.dropout=0"),
+    "dlinear": ("backbone=dlinear", "embedding=patch", "backbone.moving_average=3"),
+    "dlinear on every sample": ("backbone=dlinear", "embedding=pointwise", "data.window=65"),
+}
+WEIGHTS = (  # none is 1, none is another's: a weight left out or mixed up would show
+    "task.classification.weight=0.5",
+    "task.anomaly_detection.weight=2",
+    "task.signal_prediction.weight=3",
+    "task.rul_prediction.weight=0.7",
+)
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS)
+def config(request, tiny):
+    return tiny(*COMBINATIONS[request.param], *WEIGHTS)
+
+
+@pytest.fixture
+def batch(config):
+    """Thirteen windows; micro-batches without any label of a task, and tasks with unequal numbers of labels."""
+    batch = random_batch(config, SIZE)
+    batch.present["classification"][:3] = False
+    batch.present["rul_prediction"][:] = False
+    batch.present["rul_prediction"][[4, 11]] = True
+    return batch
+
+
+@pytest.fixture
+def model(config):
+    torch.manual_seed(0)
+    return build_model(config, **SIZES).train()
+
+
+def gradient(model):
+    flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    return flat
+
+
+def in_parts(model, batch, micro_batch):
+    losses = accumulate(
+        model, batch, micro_batch=micro_batch, device=CPU, autocast=nullcontext, backward=lambda loss: loss.backward()
+    )
+    return gradient(model), losses
+
+
+def whole(model, batch):
+    """Weighted sum of the tasks' mean losses, at once."""
+    predictions = model(batch)
+    means = {
+        name: task.loss(predictions[name], batch.targets[name], batch.present[name]) / task.count(batch.present[name])
+        for name, task in model.tasks.items()
+    }
+    sum(task.weight * means[name] for name, task in model.tasks.items()).backward()
+    return gradient(model), means
+
+
+def mean_of_means(model, batch, micro_batch):
+    """What is done elsewhere: each part's own mean, then their mean."""
+    starts = range(0, len(batch), micro_batch)
+    for start in starts:
+        part = batch.part(start, start + micro_batch)
+        predictions = model(part)
+        total = torch.zeros(())
+        for name, task in model.tasks.items():
+            count = task.count(part.present[name]).clamp(min=1)
+            loss = task.loss(predictions[name], part.targets[name], part.present[name]) / count
+            total = total + task.weight * loss / len(starts)
+        total.backward()
+    return gradient(model)
+
+
+def difference(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 5, 7, 13, 50])
+def test_the_gradient_is_that_of_the_whole_batch(model, batch, micro_batch):
+    expected, _ = whole(model, batch)
+    found, _ = in_parts(model, batch, micro_batch)
+    assert difference(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5])
+def test_a_mean_of_means_would_be_another_gradient(model, batch, micro_batch):
+    expected, _ = whole(model, batch)
+    assert difference(mean_of_means(model, batch, micro_batch), expected) > 0.01
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5])
+def test_the_losses_are_the_means_over_all_labels_of_the_batch(model, batch, micro_batch):
+    _, expected = whole(model, batch)
+    _, found = in_parts(model, batch, micro_batch)
+    assert found.keys() == expected.keys()
+    for name, loss in found.items():
+        torch.testing.assert_close(loss, expected[name].detach(), rtol=1e-5, atol=1e-6)
+        assert not loss.requires_grad
+
+
+def test_the_gradient_is_added_to_what_is_there(model, batch):
+    once, _ = in_parts(model, batch, 5)
+    for _ in range(2):
+        accumulate(model, batch, micro_batch=5, device=CPU, autocast=nullcontext, backward=lambda loss: loss.backward())
+    torch.testing.assert_close(gradient(model), 2 * once, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_without_any_label_has_a_gradient_of_zero(model, batch):
+    for mask in batch.present.values():
+        mask[:] = False
+    found, losses = in_parts(model, batch, 5)
+    assert not found.any()  # NaN is true
+    assert [float(loss) for loss in losses.values()] == [0.0] * 4
+
+
+def test_a_task_without_a_label_leaves_the_others_as_they_are(model, batch):
+    batch.present["classification"][:] = False
+    found, losses = in_parts(model, batch, 5)
+    names = [name for name in model.tasks if name != "classification"]
+    predictions = model(batch)
+    for name in names:
+        task, present = model.tasks[name], batch.present[name]
+        loss = task.loss(predictions[name], batch.targets[name], present) / task.count(present)
+        (task.weight * loss).backward(retain_graph=True)
+    for parameter in model.tasks["classification"].parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    assert difference(found, gradient(model)) < 1e-6
+    assert losses["classification"] == 0
+
+
+def test_backward_is_called_once_for_each_part(model, batch):
+    parts = []
+    accumulate(model, batch, micro_batch=5, device=CPU, autocast=nullcontext, backward=parts.append)
+    assert len(parts) == 3
