@@ -44,7 +44,7 @@ def test_the_installed_command_trains_outside_the_checkout(fresh, cache, tmp_pat
 
 
 def test_its_configs_come_from_the_wheel(fresh, tmp_path):
-    code = "import vibench.conf, vibench.config.compose as c; print(vibench.conf.__file__, sorted(c.options()['experiment']))"
+    code = "import vibench.conf, vibench.config.describe as d; print(vibench.conf.__file__, d.options()['experiment'])"
     done = subprocess.run([fresh / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(ROOT) not in done.stdout
     assert "foundation/patchtst_debug" in done.stdout

@@ -81,8 +81,8 @@ class TrainingConfig:
             if -(-batch // cut) != accumulation:
                 yield (
                     f"training.accumulation={accumulation} does not cut training.global_batch_size={batch} evenly: "
-                    f"micro-batches of {cut} make {-(-batch // cut)} parts; use training.accumulation={-(-batch // cut)} "
-                    "or auto"
+                    f"micro-batches of {cut} make {-(-batch // cut)} parts; "
+                    f"use training.accumulation={-(-batch // cut)} or auto"
                 )
         if self.patience is not None and self.monitor is None:
             yield f"training.patience={self.patience} has nothing to watch; set training.monitor or patience=null"

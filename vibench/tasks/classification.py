@@ -80,7 +80,7 @@ class Classification(Task):
 
 
 def log_odds(logits: Tensor) -> Tensor:
-    """(n, K) of each class against all others: orders windows as the softmax does, without its rounding near 0 and 1."""
+    """(n, K) of each class against all others: the order of the softmax without its rounding near 0 and 1."""
     others = logits[:, None, :].expand(-1, logits.shape[1], -1).clone()
     others.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     return logits - others.logsumexp(-1)

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.logger import Writer
 from vibench.data.build import Data
+from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
 from vibench.training.checkpoints import AtomicCheckpointIO
@@ -56,6 +57,8 @@ def fit(
     Args:
         identity: plain types that say which model this is; kept in every checkpoint.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     training = config.training
     loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
     validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None

@@ -34,7 +34,8 @@ class ProgressLine(Callback):
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.job = self.bar.add_task("training", total=self.total_steps, loss="")
-        self.bar.start()
+        if self.bar.console.is_terminal:
+            self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if self.bar.console.is_terminal:
@@ -48,10 +49,14 @@ class ProgressLine(Callback):
         log.info(line)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.bar.stop()
+        self._stop()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self.bar.stop()
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar.live.is_started:  # else it would print an empty line
+            self.bar.stop()
 
 
 def _losses(losses: dict[str, float]) -> str:
