@@ -129,7 +129,7 @@ class Store:
         system = recording.system
         if system not in self._maps:
             offset, shape = self._places[system]
-            self._maps[system] = np.memmap(self.path, np.float32, "r", offset, shape)
+            self._maps[system] = np.asarray(np.memmap(self.path, np.float32, "r", offset, shape))  # a plain view
         return self._maps[system][recording.start + start : recording.start + stop]
 
     def __getstate__(self) -> dict[str, Any]:
