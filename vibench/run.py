@@ -4,9 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
-import os
 import platform
-import resource
 import signal
 import sys
 import time
@@ -22,10 +20,10 @@ import yaml
 from lightning.pytorch import seed_everything
 
 from vibench.config.experiment import ExperimentConfig
-from vibench.config.hardware import Device
 from vibench.data.build import Data, build
-from vibench.errors import ConfigError, VibenchError
-from vibench.memory.plan import GIB, MemoryPlan
+from vibench.errors import VibenchError
+from vibench.memory.device import as_found, choose_device, device_name, peak_gib
+from vibench.memory.plan import MemoryPlan
 from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
 from vibench.report.proof import Evidence, prove
@@ -50,7 +48,8 @@ def run_experiment(config: ExperimentConfig, run_dir: str | Path) -> dict[str, A
     run_dir, began = Path(run_dir), time.time()
     with _signals(), recorded(run_dir, {"seed": config.seed, "hardware": config.hardware.name}) as proven:
         _write_facts(config, run_dir)
-        device = choose_device(config)
+        device = choose_device(config.hardware)
+        config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
         data = build(config.data, targets(config))
         write_json(run_dir / "split.json", data.certificate)
         sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
@@ -112,35 +111,6 @@ def ordered(config: ExperimentConfig, results: dict[str, TaskResult]) -> dict[st
         name: dataclasses.replace(results[name], metrics={m: results[name].metrics[m] for m in task.METRICS})
         for name, task in config.task.items()
     }
-
-
-def choose_device(config: ExperimentConfig) -> torch.device:
-    """Where the run goes: the hardware's device, or loudly the CPU where there is no GPU.
-
-    Raises:
-        ConfigError: a GPU was promised by SLURM and is not there.
-    """
-    wanted, gpu = config.hardware.device, torch.cuda.is_available()
-    if wanted is Device.cuda and not gpu:
-        if "SLURM_JOB_ID" in os.environ:
-            raise ConfigError(
-                [f"hardware={config.hardware.name} needs a GPU, this SLURM job sees none; check its gres"]
-            )
-        log.warning(f"NO GPU HERE: planned for hardware={config.hardware.name}, running on the CPU")
-    return torch.device("cuda" if gpu and wanted is not Device.cpu else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def peak_gib(device: torch.device) -> float:
-    """Most memory that was in use: reserved by the allocator on a GPU, resident in this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
 def plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.hardware import HardwareConfig
 from vibench.config.training import Precision
 
 
@@ -25,7 +26,7 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
     yield lambda: some_task(config)
     yield lambda: monitor_exists(config)
     yield lambda: workers_fit(config)
-    yield lambda: precision_exists(config)
+    yield lambda: precision_exists(config.hardware, config.training.precision)
 
 
 def some_task(config: ExperimentConfig) -> Iterator[str]:
@@ -59,9 +60,9 @@ def workers_fit(config: ExperimentConfig) -> Iterator[str]:
         )
 
 
-def precision_exists(config: ExperimentConfig) -> Iterator[str]:
-    if config.training.precision is Precision.bf16 and not config.hardware.has_bf16:
+def precision_exists(hardware: HardwareConfig, precision: Precision) -> Iterator[str]:
+    if precision is Precision.bf16 and not hardware.has_bf16:
         yield (
-            f"training.precision=bf16 is not available on hardware={config.hardware.name} "
-            f"(compute capability {config.hardware.compute_capability:g}, bf16 needs 8.0); use fp16, fp32 or auto"
+            f"training.precision=bf16 is not available on hardware={hardware.name} "
+            f"(compute capability {hardware.compute_capability:g}, bf16 needs 8.0); use fp16, fp32 or auto"
         )

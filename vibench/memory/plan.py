@@ -14,9 +14,9 @@ from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import Device, HardwareConfig
 from vibench.config.training import Optimizer, Precision, wish
 from vibench.errors import MemoryFitError
+from vibench.memory.device import GIB
 from vibench.model import build_model
 
-GIB = 2**30
 STATE_BYTES = {Optimizer.adamw: 8, Optimizer.adam: 8, Optimizer.sgd: 4}  # per parameter, all in fp32
 
 

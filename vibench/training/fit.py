@@ -89,13 +89,14 @@ def fit(
         warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")  # the user's choice, data.split
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
         trainer.fit(module, loader, validation)
-    stopper = next((c for c in watch if isinstance(c, EarlyStopping) and c.stopped_epoch), None)
+    stopped = any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in watch)
+    reason = f"{monitor} no better for {training.patience} validations" if stopped else None
     best = run_dir / "checkpoints" / "best.ckpt"
     return Fitted(
         promised_steps=promised,
         steps=module.steps_done,
         skipped_steps=module.skipped_steps,
-        early_stop=f"{monitor} no better for {training.patience} validations" if stopper else None,
+        early_stop=reason if module.steps_done < promised else None,
         checkpoint=best if monitor else run_dir / "checkpoints" / "last.ckpt",
     )
 

@@ -1,0 +1,64 @@
+"""Where a run goes, and what it took there."""
+
+import dataclasses
+import logging
+import os
+import resource
+
+import torch
+
+from vibench.config.hardware import Device, HardwareConfig
+from vibench.config.rules import precision_exists
+from vibench.config.training import Precision
+from vibench.errors import ConfigError
+
+log = logging.getLogger("vibench")
+GIB = 2**30
+
+
+def choose_device(hardware: HardwareConfig) -> torch.device:
+    """Where the run goes: the hardware's device, or loudly the CPU where there is no GPU.
+
+    Raises:
+        ConfigError: a GPU was promised by SLURM and is not there.
+    """
+    wanted, gpu = hardware.device, torch.cuda.is_available()
+    if wanted is Device.cuda and not gpu:
+        if "SLURM_JOB_ID" in os.environ:
+            raise ConfigError([f"hardware={hardware.name} needs a GPU, this SLURM job sees none; check its gres"])
+        log.warning(f"NO GPU HERE: planned for hardware={hardware.name}, running on the CPU")
+    return torch.device("cuda" if gpu and wanted is not Device.cpu else "cpu")
+
+
+def as_found(hardware: HardwareConfig, precision: Precision, device: torch.device) -> HardwareConfig:
+    """``hardware=local`` with the card of this machine in it, as its driver reports it; any other as it is.
+
+    Raises:
+        ConfigError: the precision that was asked for is not available on that card.
+    """
+    if hardware.device is not Device.auto or device.type != "cuda":
+        return hardware
+    card = torch.cuda.get_device_properties(device)
+    found = dataclasses.replace(
+        hardware,
+        device=Device.cuda,
+        gpu_memory_gib=card.total_memory / GIB,
+        compute_capability=card.major + card.minor / 10,
+    )
+    if complaints := list(precision_exists(found, precision)):
+        raise ConfigError(complaints)
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def peak_gib(device: torch.device) -> float:
+    """Most memory that was in use: reserved by the allocator on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
