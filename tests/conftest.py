@@ -28,6 +28,7 @@ TINY = (
     "task.signal_prediction.horizon=32",
     "d_model=16",
     "training.epochs=1",
+    "training.warmup_steps=1",
 )
 
 

@@ -23,13 +23,14 @@ ORDER = (
     ("memory",),
     ("training",),
     ("report",),
+    ("experiment",),
     ("run",),
     ("launch",),
     ("cli",),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 ONLY = {"config": {"config", "errors"}, "report": {"report", "errors"}}  # stricter than their rank
-QUICK = {"errors", "config", "report", "cli"}
+QUICK = {"errors", "config", "report", "run", "cli"}
 HEAVY = {"torch", "lightning", "torchmetrics", "numpy", "h5py", "scipy"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -107,7 +108,7 @@ def test_the_shim_of_the_launcher_imports_nothing_heavy_at_its_top():
         ("vibench.data.store", "from vibench.tasks.task import Task"),
         ("vibench.data.store", "from vibench import model"),
         ("vibench.data.store", "from ..tasks import task"),
-        ("vibench.data.store", "def late():\n    from vibench.run import run_experiment"),
+        ("vibench.data.store", "def late():\n    from vibench.experiment import train_and_prove"),
         ("vibench.layers.encoder", "from vibench.backbones.patchtst import PatchTST"),
         ("vibench.backbones.patchtst", "from vibench.embeddings.patch import Patch"),
         ("vibench.memory.plan", "from vibench.training.fit import fit"),
@@ -128,7 +129,7 @@ def test_an_upward_import_is_seen_however_it_is_written(module, source):
         ("vibench.embeddings.patch", "from vibench.layers.encoder import EncoderBlock"),
         ("vibench.report.table", "from vibench.report.status import read_status"),
         ("vibench.data.store", "from . import batch\nfrom vibench.errors import DataError\nimport numpy"),
-        ("vibench.cli.train", "from vibench.run import run_experiment"),
+        ("vibench.cli.train", "from vibench.experiment import train_and_prove"),
     ],
 )
 def test_an_import_along_the_one_way_is_allowed(module, source):
@@ -142,7 +143,7 @@ def test_an_import_along_the_one_way_is_allowed(module, source):
         "from lightning.pytorch import Trainer",
         "try:\n    import h5py\nexcept ImportError:\n    pass",
         "class Late:\n    import numpy",
-        "from vibench.run import run_experiment",  # brings torch with it
+        "from vibench.experiment import train_and_prove",  # brings torch with it
     ],
 )
 def test_a_heavy_import_at_the_top_is_seen(source):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from vibench.config.data import HDF5
 from vibench.config.describe import GROUPS, options
 from vibench.config.resolve import examine
 from vibench.config.task import SCHEMAS as TASKS
@@ -56,7 +57,7 @@ FOUNDATION = [name for name in EXPERIMENTS if name.startswith("foundation/")]
 def accepted(composed: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., list[str]]:
     """What is wrong with a combination; a data set of measured recordings is given a store that exists."""
     store = tmp_path / "some.h5"
-    store.touch()
+    store.write_bytes(HDF5)
 
     def call(*overrides: str) -> list[str]:
         measured = [f"data.store={store}"] if {"data=cwru", "data=femto"} & set(overrides) else []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from vibench.config.data import DataConfig
+from vibench.config.data import HDF5, DataConfig
 from vibench.config.experiment import ExperimentConfig
 from vibench.data.batch import Target
 from vibench.data.build import Data, build
@@ -33,9 +33,11 @@ def walk(name: str, samples: int, channels: int = 1) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def shipped(resolved: Callable[..., ExperimentConfig]) -> ExperimentConfig:
+def shipped(resolved: Callable[..., ExperimentConfig], tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     """``data=cwru`` with the four tasks; its store is replaced by the tests."""
-    return resolved("data=cwru", f"data.store={__file__}", "task.signal_prediction.horizon=32")
+    some = tmp_path_factory.mktemp("store") / "some.h5"
+    some.write_bytes(HDF5)
+    return resolved("data=cwru", f"data.store={some}", "task.signal_prediction.horizon=32")
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.random import default_rng
 
 from tests.data.conftest import raw, walk
-from vibench.data.audit import _overlaps
+from vibench.data.audit import _overlaps, _runs
 from vibench.errors import DataError
 
 NAMED = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
@@ -30,18 +31,19 @@ def test_a_clean_split_is_not_called_waived(built, allow_leaky):
 def test_the_certificate_counts_what_every_split_holds(built):
     recordings = [
         raw("a1", "a", samples=100, system="one"),
-        raw("a2", "a", samples=131, system="two"),
+        raw("a2", "a2", samples=131, system="two"),
         raw("b", samples=64, system="two"),
         raw("c", samples=96, system="one"),
     ]
-    certificate = built(recordings, split={"train": ["b", "a"], "test": ["c"]}).certificate
+    certificate = built(recordings, split={"train": ["b", "a", "a2"], "test": ["c"]}).certificate
     assert certificate["splits"] == {
         "train": {
             "windows": 3 + 4 + 2,
             "recordings": 3,
-            "entities": ["a", "b"],
+            "entities": ["a", "a2", "b"],
             "windows_per_system": {"one": 3, "two": 6},
             "labelled_windows": {},
+            "windows_per_class": {},
         },
         "test": {
             "windows": 3,
@@ -49,6 +51,7 @@ def test_the_certificate_counts_what_every_split_holds(built):
             "entities": ["c"],
             "windows_per_system": {"one": 3},
             "labelled_windows": {},
+            "windows_per_class": {},
         },
     }
     assert (certificate["by"], certificate["short_recordings"]) == ("entity", [])
@@ -96,7 +99,7 @@ def test_shared_entities_pass_when_allowed_and_the_certificate_says_so(built):
         "splits": ["train", "test"],
         "entities": list("pqrstuv"),
         "overlapping_windows": 0,
-        "identical_windows": 0,
+        "copied_windows": 0,
     }
 
 
@@ -108,22 +111,54 @@ def test_an_entity_in_two_splits_is_found_although_its_recordings_differ(built):
 
 def test_a_copy_under_another_entitys_name_is_found(built):
     copied = walk("a", 256)
-    with pytest.raises(DataError, match=r"the splits leak: 8 windows of test are identical to windows of train;"):
+    with pytest.raises(DataError, match=r"the splits leak: 8 windows of test hold samples that train holds too;"):
         built(five(a=copied, d=copied), split=NAMED)
 
 
 def test_a_copy_of_a_part_is_found(built):
     signal = walk("d", 256)
     signal[64:96] = walk("c", 256)[128:160]
-    with pytest.raises(DataError, match=r"1 windows of test are identical to windows of val"):
+    with pytest.raises(DataError, match=r"1 windows of test hold samples that val holds too"):
         built(five(d=signal), split=NAMED)
 
 
 @pytest.mark.parametrize("place", [0, 31])
-def test_windows_that_differ_in_their_first_or_last_sample_are_not_identical(built, place):
+def test_a_copy_with_a_changed_sample_in_every_window_is_found(built, place):
     almost = walk("a", 256)
     almost[place::32] += 1
-    assert built(five(a=walk("a", 256), d=almost), split=NAMED).certificate["clean"]
+    with pytest.raises(DataError, match="8 windows of test hold samples that train holds too"):
+        built(five(a=walk("a", 256), d=almost), split=NAMED)
+
+
+@pytest.mark.parametrize("shift", [1, 7, 100])
+@pytest.mark.parametrize("window", [32, 256])
+def test_a_copy_that_begins_some_samples_later_is_found(built, shift, window):
+    signal = walk("long", 2048, 2)
+    recordings = [raw(name, signal=walk(name, 2048, 2)) for name in "bcd"]
+    recordings += [raw("a", signal=signal), raw("copy", signal=signal[shift:])]
+    split = {"train": ["a", "b"], "val": ["c"], "test": ["copy", "d"]}
+    expected = (2048 - shift) // window
+    with pytest.raises(DataError, match=f"{expected} windows of test hold samples that train holds too"):
+        built(recordings, split=split, window=window, stride=window)
+
+
+def test_signals_that_share_their_silence_only_are_clean(built):
+    a, d = walk("a", 256), walk("d", 256)
+    a[40:60] = d[100:120] = 0
+    assert built(five(a=a, d=d), split=NAMED).certificate["clean"]
+
+
+def test_runs_of_samples_are_found_wherever_they_stand():
+    """Against the obvious: compare every run with every run."""
+    rng = default_rng(0)
+    first, second = (rng.integers(0, 3, (80, 2)).astype(np.float32) for _ in "ab")
+    second[30:60] = first[11:41]
+    places, hashes = _runs(first, 0, 1)
+    others, known = _runs(second, 0, 1)
+    found = {(int(i), int(j)) for i, h in zip(places, hashes, strict=True) for j in others[known == h]}
+    expected = {(i, j) for i in range(65) for j in range(65) if np.array_equal(first[i : i + 16], second[j : j + 16])}
+    assert found == expected
+    assert (11, 30) in found
 
 
 def test_a_copy_passes_when_allowed_and_is_counted(built):
@@ -131,7 +166,7 @@ def test_a_copy_passes_when_allowed_and_is_counted(built):
     certificate = built(five(a=copied, d=copied), split=NAMED, allow_leaky=True).certificate
     assert certificate["waived"]
     assert certificate["shared"] == [
-        {"splits": ["train", "test"], "entities": [], "overlapping_windows": 0, "identical_windows": 8}
+        {"splits": ["train", "test"], "entities": [], "overlapping_windows": 0, "copied_windows": 8}
     ]
 
 
@@ -139,7 +174,7 @@ def test_every_identical_window_is_counted_also_when_they_are_alike_among_themse
     # a sensor that was off in one window of training, and all along the test
     silent = walk("a", 256)
     silent[:32] = 0
-    with pytest.raises(DataError, match="8 windows of test are identical to windows of train"):
+    with pytest.raises(DataError, match="8 windows of test hold samples that train holds too"):
         built(five(a=silent, d=np.zeros((256, 1))), split=NAMED)
 
 

@@ -10,9 +10,10 @@ from vibench.report.proof import Evidence, prove, unproven
 WHOLE = Evidence(
     promised_steps=10,
     steps=10,
+    skipped_steps=0,
     early_stop=None,
     promised_metrics={"rul_prediction": ["mse", "mae"]},
-    results={"rul_prediction": {"metrics": {"mse": 0.1, "mae": 0.2}, "samples": 7, "entities": 2}},
+    results={"rul_prediction": {"metrics": {"mse": 0.1, "mae": 0.2}, "samples": 7, "entities": 2, "loss": 0.1}},
     labelled={"rul_prediction": 7},
     certificate={"clean": True, "waived": False},
 )
@@ -31,6 +32,11 @@ def test_a_run_with_everything_is_proven():
     ("changes", "missing"),
     [
         ({"steps": 9}, "9 of 10 promised steps were done"),
+        ({"steps": 11}, "11 of 10 promised steps were done"),
+        ({"steps": 0, "early_stop": "val/loss"}, "0 of 10 promised steps were done"),
+        ({"skipped_steps": 10}, "none of the 10 steps changed a weight"),
+        ({"results": result(entities=0)}, "rul_prediction was evaluated on no entity"),
+        ({"results": result(loss=float("nan"))}, "rul_prediction/loss is nan"),
         ({"results": {}}, "rul_prediction was not evaluated"),
         ({"results": result(samples=0)}, "rul_prediction was evaluated on no sample"),
         ({"results": result(samples=6)}, "rul_prediction was evaluated on 6 of 7 windows"),

@@ -42,7 +42,7 @@ def test_leaving_without_proof_is_a_failure(tmp_path):
         (RuntimeError("CUDA out of memory. Tried to allocate 12.00 GiB"), "failed", "MEMORY"),
         (ConfigError(["wrong"]), "failed", "CONFIG"),
         (SystemExit(0), "failed", "CRASH"),
-        (Stopped("stopped by SIGTERM"), "cancelled", None),
+        (Stopped(15), "cancelled", None),
         (KeyboardInterrupt(), "cancelled", None),
     ],
 )
@@ -85,8 +85,17 @@ def test_a_run_of_another_host_is_taken_at_its_word(tmp_path):
     assert read_status(tmp_path)["state"] == "running"
 
 
-def test_a_damaged_or_missing_status_is_unknown(tmp_path):
+def test_a_run_that_never_said_anything_is_planned_and_no_success(tmp_path):
+    assert read_status(tmp_path)["state"] == "planned"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "completed"}'])
+def test_a_damaged_or_foreign_status_is_unknown(tmp_path, text):
+    (tmp_path / "status.json").write_text(text)
     assert read_status(tmp_path)["state"] == "unknown"
+
+
+def test_a_damaged_status_is_unknown(tmp_path):
     (tmp_path / "status.json").write_text("{")
     assert read_status(tmp_path)["state"] == "unknown"
 

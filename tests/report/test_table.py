@@ -16,7 +16,10 @@ STATUS = {
         "clean": True,
         "shared": [],
         "short_recordings": 3,
-        "splits": {"train": {"windows": 1836, "entities": 30}, "test": {"windows": 612, "entities": 10}},
+        "splits": {
+            "train": {"windows": 1836, "entities": 30},
+            "test": {"windows": 612, "entities": 10, "windows_per_class": {"healthy": 0}},
+        },
     },
     "steps": 40,
     "promised_steps": 80,
@@ -27,7 +30,7 @@ STATUS = {
     "peak_gib": 0.5,
     "plan": {"precision": "fp16", "micro_batch": 8, "accumulation": 4},
 }
-LEAK = {"splits": ["train", "test"], "entities": 10, "overlapping_windows": 0, "identical_windows": 2}
+LEAK = {"splits": ["train", "test"], "entities": 10, "overlapping_windows": 0, "copied_windows": 2}
 
 
 def printed(status):
@@ -46,8 +49,9 @@ def test_the_table_holds_task_metric_value_samples_and_entities():
 def test_below_it_stand_split_audit_steps_device_and_place():
     text = printed(STATUS)
     assert "by entity: train 1836 windows of 30 entities, test 612 windows of 10 entities" in text
-    assert "clean: no entity, sample or identical window is shared" in text
+    assert "clean: no entity and no sample is shared" in text
     assert "3 recordings shorter than a window were left out" in text
+    assert "the test holds none of: healthy; means are over the classes it holds" in text
     assert "40 of 80 steps, stopped early: val/loss no better for 3 validations" in text
     assert "1 without an update (fp16 overflow)" in text
     assert "cpu (2 threads), fp16, micro-batch 8 x 4" in text
@@ -56,4 +60,4 @@ def test_below_it_stand_split_audit_steps_device_and_place():
 
 def test_a_leak_is_named():
     line = audit_line({"clean": False, "shared": [LEAK]})
-    assert line == ("LEAKY, waived by data.allow_leaky=true: train and test share 10 entities, 2 identical windows")
+    assert line == ("LEAKY, waived by data.allow_leaky=true: train and test share 10 entities, 2 copied windows")

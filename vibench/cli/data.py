@@ -79,8 +79,21 @@ def prepare_store(name: str, settings: dict[str, str]) -> None:
         print(f"normal files taken at {settings['normal_rate_hz']} Hz (normal_rate_hz)")
     print(f"{done.recordings} recordings from {len(files)} files, {len(files) - done.recordings} skipped")
     inspect(store)
-    task = " task=classification" if name == "cwru" else " task=rul_prediction"
-    print(f"next: vibench-train data={name} data.store={store}{task}")
+    print(f"next: vibench-train data={name} data.store={store} {_next(store)}")
+
+
+def _next(store: Path) -> str:
+    """What can be trained on a store as it is."""
+    from vibench.data.store import Store
+
+    recordings = Store(store).recordings
+    lives = sorted({r.entity for r in recordings if r.rul_s is not None})
+    if not lives:
+        return "task=classification"
+    if len(lives) > 4:  # enough to draw a validation and a test from
+        return "task=rul_prediction"
+    named = f"data.split.train=[{','.join(lives[:-1])}] data.split.test=[{lives[-1]}]" if len(lives) > 1 else ""
+    return f"task=rul_prediction training.monitor=null {named}".rstrip()
 
 
 def inspect(path: Path) -> None:

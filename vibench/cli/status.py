@@ -7,6 +7,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -19,12 +22,29 @@ process is gone and said nothing. Exit status 0 only if all are completed.
 """
 
 
+def runs_below(folder: Path) -> set[Path]:
+    """Directories of runs: those that say so, those that began and did not get to it, and the jobs a sweep promised."""
+    runs = {path.parent for path in folder.rglob("status.json")} | {path.parent for path in folder.rglob(".hydra")}
+    for sweep in folder.rglob("multirun.yaml"):
+        runs |= {sweep.parent / str(number) for number in range(promised_jobs(sweep))}
+    return runs
+
+
+def promised_jobs(sweep: Path) -> int:
+    """Jobs of a sweep in numbered directories, by what was typed; 0 where they are named otherwise."""
+    hydra = OmegaConf.load(sweep).hydra
+    if OmegaConf.to_container(hydra.sweep, resolve=False)["subdir"] != "${hydra.job.num}":
+        return 0
+    typed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    return sum(len(batch) for batch in BasicSweeper.split_arguments(typed, None))
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
-    runs = sorted({path.parent for folder in arguments for path in Path(folder).rglob("status.json")})
+    runs = sorted({run for folder in arguments for run in runs_below(Path(folder))})
     if not runs:
         print(
             f"vibench-status: no run below {', '.join(arguments)}; name a run directory or one above it",

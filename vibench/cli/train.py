@@ -3,7 +3,9 @@
 Exit status: 0 the run is complete and proven, 1 it failed, 2 nothing was started, 130 or 143 it was stopped.
 """
 
+import importlib.metadata
 import os
+import signal
 import sys
 
 import hydra
@@ -19,6 +21,7 @@ from vibench.config.describe import describe, options
 from vibench.config.resolve import resolve
 from vibench.errors import ConfigError, VibenchError
 from vibench.report.status import Stopped
+from vibench.run import run_experiment
 
 HELP = """vibench-train: train one experiment, test it, and prove the result
 
@@ -39,13 +42,15 @@ Results go to multirun_outputs/DATE/TIME, or hydra.run.dir=DIR. Flags of Hydra: 
 """
 
 
+begun: list[str] = []  # directories of the runs of this process
+
+
 @hydra.main(version_base="1.3", config_path="pkg://vibench.conf", config_name="train")
 def train(cfg: DictConfig) -> None:
     config = resolve(cfg)
 
-    from vibench.run import run_experiment  # torch and lightning from here on
-
-    run_experiment(config, HydraConfig.get().runtime.output_dir)
+    begun.append(HydraConfig.get().runtime.output_dir)
+    run_experiment(config, begun[-1])
 
 
 def main() -> None:
@@ -53,6 +58,9 @@ def main() -> None:
     schemas.register()
     arguments = sys.argv[1:]
     try:
+        if "--version" in arguments:
+            print(f"vibench {importlib.metadata.version('vibench')}")
+            return
         if {"--help", "-h"} & set(arguments):
             show_help([a for a in arguments if not a.startswith("-")])
             return
@@ -63,13 +71,29 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         refuse([describe(error)])
     except VibenchError as error:
-        if not error.started:
+        if len(begun) == 1 and not error.started:
             refuse([str(error)])
-        print(f"vibench-train: {error}", file=sys.stderr)
+        jobs = f"; vibench-status {os.path.dirname(begun[0])} says what became of all" if len(begun) > 1 else ""
+        print(f"vibench-train: {error}{jobs}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if begun:
+            raise
+        refuse([f"the run directory cannot be made: {error}; name another hydra.run.dir"])
     except (Stopped, KeyboardInterrupt) as stopped:
-        print(f"vibench-train: {stopped or 'interrupted'}", file=sys.stderr)
+        print(f"vibench-train: {str(stopped) or 'interrupted'}", file=sys.stderr)
         sys.exit(getattr(stopped, "code", 130))
+    finish()
+
+
+def finish() -> None:
+    """End with 0, also where nobody reads what was printed: the result is on disk and proven."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check(arguments: list[str]) -> None:

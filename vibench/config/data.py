@@ -4,8 +4,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from vibench.config.setting import setting
+
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how every such file begins
 
 
 class Normalisation(Enum):
@@ -88,10 +91,15 @@ class StoreConfig(DataConfig):
     store: str = setting("HDF5 file written by vibench-data prepare")
 
     def missing_paths(self) -> Iterator[str]:
-        from pathlib import Path
-
-        if not Path(self.store).expanduser().is_file():
+        path = Path(self.store).expanduser()
+        if path.is_dir():
+            yield f"data.store={self.store} is a folder; name the file that vibench-data prepare wrote"
+        elif not path.is_file():
             yield f"data.store={self.store} does not exist; make it with `vibench-data prepare cwru|femto raw=DIR`"
+        else:
+            with path.open("rb") as file:
+                if file.read(len(HDF5)) != HDF5:
+                    yield f"data.store={self.store} is not an HDF5 file; name the one that vibench-data prepare wrote"
 
 
 @dataclass(kw_only=True, slots=True)

@@ -42,8 +42,11 @@ def describe(error: Exception, override: str = "") -> str:
         return (
             f"{override} cannot be read ({reason}); write KEY=VALUE, with quotes where VALUE holds , = [ ] {{ }} or ~"
         )
-    if found := re.search(r"Could not find '([^/']+)/([^']+)'", text):
-        return _no_such_file(found[1], found[2], re.findall(r"^\t([^\s=]+)$", text, re.M))
+    if found := re.search(r"Could not find '([^']+)/([^']+)'", text):
+        group, choice = found.groups()
+        if group.split("/")[0] in GROUPS:  # a file in a folder of its group, as experiment/foundation/patchtst
+            group, choice = f"{group}/{choice}".split("/", 1)
+        return _no_such_file(group, choice, re.findall(r"^\t([^\s=]+)$", text, re.M))
     if "You must specify" in text or type(error) is ValueError:
         key = override.split("=")[0]
         return f"{override}: {key} takes the name of one file in conf/{key}: {', '.join(options().get(key, []))}"

@@ -46,7 +46,7 @@ class TrainingConfig:
     epochs: int = setting("passes over the training windows", low=1)
     max_steps: int | None = setting("optimizer steps after which training ends; null: all of the epochs", low=1)
     global_batch_size: int = setting("windows per optimizer step; changes results", low=1)
-    micro_batch: str = setting("windows at once on the device; does not change results; auto or a number")
+    micro_batch: str = setting("windows at once on the device; leaves the gradient as it is; auto or a number")
     accumulation: str = setting("micro-batches per optimizer step; auto or a number")
     precision: Precision = setting("auto, fp32, bf16 or fp16")
     optimizer: Optimizer = setting("adamw, adam or sgd")

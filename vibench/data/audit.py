@@ -11,6 +11,8 @@ from vibench.data.store import Recording, Store
 from vibench.errors import DataError
 
 SHOWN = 5  # names in a message
+RUN = 16  # samples that are compared at once, a power of two
+FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def audit(
@@ -29,14 +31,13 @@ def audit(
         DataError: splits share entities, samples or identical windows, and ``allow_leaky`` was not set.
     """
     entities = {name: {recordings[i].entity for i in rows[:, 0]} for name, rows in places.items()}
-    content = {name: _hashes(store, recordings, rows, window) for name, rows in places.items()}
-    known = {name: set(hashes) for name, hashes in content.items()}
+    prints = {name: _Prints(store, recordings, rows, window) for name, rows in places.items()}
     shared = []
     for first, second in combinations(places, 2):
         common = {
             "entities": sorted(entities[first] & entities[second]),
             "overlapping_windows": _overlaps(places[first], places[second], span),
-            "identical_windows": sum(content_hash in known[first] for content_hash in content[second]),
+            "copied_windows": prints[second].shared_with(prints[first]),
         }
         if any(common.values()):
             shared.append({"splits": [first, second]} | common)
@@ -50,11 +51,67 @@ def audit(
     }
 
 
-def _hashes(store: Store, recordings: list[Recording], rows: np.ndarray, window: int) -> list[bytes]:
-    return [
-        hashlib.blake2b(store.signal(recordings[i], start, start + window), digest_size=12).digest()
-        for i, start in rows.tolist()
-    ]
+class _Prints:
+    """Fingerprints of the samples of a split, wherever its windows happen to begin.
+
+    Every run of ``RUN`` samples has a hash; of these, those divisible by a number are kept, so that a recording
+    copied under another name is found although it begins some samples later. Runs that do not move are left out (a
+    silent sensor is no copy), but windows that are equal as a whole are found also where they are silent.
+    """
+
+    def __init__(self, store: Store, recordings: list[Recording], rows: np.ndarray, window: int) -> None:
+        self.window, self.rows = window, rows
+        self.whole = [_digest(store.signal(recordings[i], start, start + window)) for i, start in rows.tolist()]
+        self.runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # recording -> places, hashes
+        for i in np.unique(rows[:, 0]).tolist():
+            starts = rows[rows[:, 0] == i, 1]
+            first, last = int(starts.min()), int(starts.max()) + window
+            self.runs[i] = _runs(store.signal(recordings[i], first, last), first, max(1, window // 64))
+
+    def shared_with(self, other: "_Prints") -> int:
+        """Windows of this split that hold samples of the other."""
+        whole = set(other.whole)
+        known = np.unique(np.concatenate([hashes for _, hashes in other.runs.values()]))
+        copied = np.array([digest in whole for digest in self.whole])
+        for i, (places, hashes) in self.runs.items():
+            hit = places[np.isin(hashes, known)]
+            if len(hit):
+                own = np.flatnonzero(self.rows[:, 0] == i)
+                starts = self.rows[own, 1]
+                ends = starts + self.window - RUN
+                copied[own] |= np.searchsorted(hit, starts) < np.searchsorted(hit, ends, side="right")
+        return int(copied.sum())
+
+
+def _digest(samples: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(samples), digest_size=12).digest()
+
+
+def _runs(signal: np.ndarray, first: int, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and hashes of the runs that are kept: a polynomial over the bits of RUN samples, by doubling."""
+    if len(signal) < RUN:
+        return np.empty(0, np.int64), np.empty(0, np.uint64)
+    bits = np.ascontiguousarray(signal).view(np.uint32).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        hashes = np.zeros(len(bits), np.uint64)
+        for channel in range(bits.shape[1]):
+            hashes = hashes * FACTOR + _mixed(bits[:, channel])
+        power, width = FACTOR, 1
+        while width < RUN:
+            hashes = hashes[:-width] * power + hashes[width:]
+            power, width = power * power, 2 * width
+        hashes = _mixed(hashes)
+    changes = np.concatenate([[0], np.cumsum((np.diff(bits.astype(np.int64), axis=0) != 0).any(1))])
+    moving = changes[RUN - 1 :] > changes[: len(hashes)]
+    places = np.flatnonzero(moving & (hashes % np.uint64(keep) == 0))
+    return places + first, hashes[places]
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """Spread every bit over all of them (the finaliser of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray, span: int) -> int:
@@ -87,8 +144,8 @@ def _message(shared: list[dict[str, Any]]) -> str:
             found.append(f"{first} and {second} share {len(names)} entities ({', '.join(names[:SHOWN])}{more})")
         if common["overlapping_windows"]:
             found.append(f"{common['overlapping_windows']} windows of {second} overlap windows of {first}")
-        if common["identical_windows"]:
-            found.append(f"{common['identical_windows']} windows of {second} are identical to windows of {first}")
+        if common["copied_windows"]:
+            found.append(f"{common['copied_windows']} windows of {second} hold samples that {first} holds too")
     return (
         f"the splits leak: {'; '.join(found)}; "
         "use data.split.by=entity, or data.allow_leaky=true, which every result will say"

@@ -1,12 +1,14 @@
 """From a data config to audited, loadable splits."""
 
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from vibench.config.data import DataConfig, DemoConfig, Normalisation
 from vibench.data.audit import audit
@@ -36,18 +38,44 @@ class Data:
     workers: int
 
     def loader(self, split: str, batch_size: int, *, seed: int | None = None, pin: bool = False) -> DataLoader[Batch]:
-        """Every window of a split once; shuffled by ``seed``, or in order without one."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        """Every window of a split once; in an order drawn from ``seed`` and the epoch, or in order without one."""
+        windows = self.splits[split]
         return DataLoader(
-            self.splits[split],
+            windows,
             batch_size=batch_size,
-            shuffle=generator is not None,
-            generator=generator,
+            sampler=SequentialSampler(windows) if seed is None else EpochShuffle(len(windows), seed),
+            generator=torch.Generator().manual_seed(0),  # its own: workers must not draw from the model's numbers
+            worker_init_fn=_leave_signals,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=whole_batch,
             pin_memory=pin,
         )
+
+
+class EpochShuffle(Sampler[int]):
+    """Another order in every pass, each drawn from the seed and the number of the pass alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning says before every pass which it is."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        self.epoch += 1
+        return iter(order.tolist())
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C is the training process's affair; it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def build(config: DataConfig, targets: dict[str, Target]) -> Data:
@@ -62,8 +90,9 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     path = demo_store(config) if isinstance(config, DemoConfig) else Path(config.store).expanduser()  # type: ignore[attr-defined]
     store = Store(path)
     recordings = _chosen(store, config)
-    classes = _label(recordings, config.label)
     splits = make_splits(recordings, config.split, lambda r: f"{r.system} {r.columns.get(config.label, '')}")
+    recordings, splits = _in_use(recordings, splits)
+    classes = _label(recordings, config.label)
     span = config.window + max((t.future for t in targets.values()), default=0)
     places, short = _cut(store, recordings, splits, config, span)
     moments = _moments(store, recordings)
@@ -86,6 +115,9 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     }
     for name, split in windows.items():
         certificate["splits"][name]["labelled_windows"] = _labelled(split, name, path)
+    for part, rows in zip(certificate["splits"].values(), places.values(), strict=True):
+        labels = [recordings[i].label for i in rows[:, 0].tolist()]
+        part["windows_per_class"] = {name: labels.count(number) for number, name in enumerate(classes)}
     certificate |= {"store": str(path), "by": config.split.by, "short_recordings": short, "classes": classes}
     return Data(splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers)
 
@@ -105,6 +137,16 @@ def _chosen(store: Store, config: DataConfig) -> list[Recording]:
     if not recordings:
         raise DataError(f"{store.path} holds no recording")
     return recordings
+
+
+def _in_use(
+    recordings: list[Recording], splits: dict[str, list[Segment]]
+) -> tuple[list[Recording], dict[str, list[Segment]]]:
+    """Without the recordings that no split holds: they add no class, no channel, no system."""
+    used = sorted({segment.recording for segments in splits.values() for segment in segments})
+    place = {old: new for new, old in enumerate(used)}
+    moved = {name: [s._replace(recording=place[s.recording]) for s in segments] for name, segments in splits.items()}
+    return [recordings[old] for old in used], moved
 
 
 def _label(recordings: list[Recording], name: str) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vibench.data.store import RawRecording, finite, write_store
@@ -61,7 +62,7 @@ def prepare(
         TimeRemainingColumn(),
         TextColumn("{task.fields[name]}"),
     )
-    with Progress(*bar) as progress:
+    with Progress(*bar, console=Console(stderr=True)) as progress:
         job = progress.add_task("reading", total=len(files), name="")
 
         def recordings() -> Iterator[RawRecording]:

@@ -93,7 +93,7 @@ class Store:
             raise DataError(f"{path} does not exist; make it with `vibench-data prepare`") from None
         except (OSError, KeyError, IndexError, UnicodeDecodeError) as error:
             said = str(error).splitlines()[0]
-            raise DataError(f"{path} cannot be read as a store: {said}; delete it and make it again") from error
+            raise DataError(f"{path} cannot be read as a store: {said}; {_AGAIN}") from error
 
     def _read(self, file: h5py.File) -> None:
         if file.attrs.get("format") != FORMAT:
@@ -188,6 +188,7 @@ def _spool(folder: Path, recordings: Iterable[RawRecording]) -> tuple[list[dict[
     shapes: dict[str, tuple[int, int]] = {}
     for recording in recordings:
         signal = np.ascontiguousarray(finite(recording.signal, recording.source))
+        _check_names(recording, rows)
         length, channels = shapes.get(recording.system, (0, signal.shape[1]))
         if signal.shape[1] != channels:
             raise DataError(
@@ -208,6 +209,13 @@ def _spool(folder: Path, recordings: Iterable[RawRecording]) -> tuple[list[dict[
             }
         )
     return rows, shapes
+
+
+def _check_names(recording: RawRecording, rows: list[dict[str, Any]]) -> None:
+    if "/" in recording.system:
+        raise DataError(f"{recording.source}: the system {recording.system} has a / in its name; use another character")
+    if any(row["entity"] == recording.entity and row["system"] != recording.system for row in rows):
+        raise DataError(f"{recording.source}: entity {recording.entity} is in two systems; name every entity once")
 
 
 def _write_table(table: h5py.Group, rows: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from numpy.random import Generator, default_rng
 from vibench.config.data import DemoConfig
 from vibench.data.bearing import NSK_6804, SKF_6205, Bearing
 from vibench.data.store import RawRecording, write_store
+from vibench.errors import DataError
 
 SIMULATION = 1  # raised whenever the same config would simulate other samples: a cached store is then made anew
 FAULTS = ("healthy", "inner", "outer", "ball")
@@ -213,5 +214,9 @@ def demo_store(config: DemoConfig) -> Path:
     name = hashlib.sha256(asked.encode()).hexdigest()[:12]
     path = Path(config.cache_dir).expanduser() / f"demo-{name}.h5"
     if not path.is_file():
-        write_store(path, recordings(config))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_store(path, recordings(config))
+        except OSError as error:
+            raise DataError(f"data.cache_dir={config.cache_dir} cannot be written: {error}; name another") from error
     return path

@@ -4,6 +4,8 @@ import dataclasses
 import logging
 import os
 import resource
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -57,8 +59,21 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
+def reset_peak(device: torch.device) -> None:
+    """Forget what earlier runs of this process took."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux alone has it
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_gib(device: torch.device) -> float:
-    """Most memory that was in use: reserved by the allocator on a GPU, resident in this process on a CPU."""
+    """Most memory in use since the reset: reserved by the allocator on a GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / GIB
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB

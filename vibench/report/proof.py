@@ -13,6 +13,7 @@ class Evidence:
 
     Attributes:
         promised_steps, steps: optimizer steps that were due, and that were done.
+        skipped_steps: steps without an update, since fp16 gradients overflowed.
         early_stop: the named reason for fewer; None.
         promised_metrics: task -> names of its metrics.
         results: task -> metrics, samples, entities and loss, from a fresh model with weights from disk.
@@ -22,6 +23,7 @@ class Evidence:
 
     promised_steps: int
     steps: int
+    skipped_steps: int
     early_stop: str | None
     promised_metrics: dict[str, list[str]]
     results: dict[str, dict[str, Any]]
@@ -42,8 +44,11 @@ def prove(evidence: Evidence) -> None:
 def unproven(evidence: Evidence) -> list[str]:
     """Everything promised that is missing."""
     missing = []
-    if evidence.steps != evidence.promised_steps and not evidence.early_stop:
-        missing.append(f"{evidence.steps} of {evidence.promised_steps} promised steps were done")
+    steps, due = evidence.steps, evidence.promised_steps
+    if not 0 < steps <= due or (steps < due and not evidence.early_stop):
+        missing.append(f"{steps} of {due} promised steps were done")
+    elif steps == evidence.skipped_steps:
+        missing.append(f"none of the {steps} steps changed a weight")
     for task, names in evidence.promised_metrics.items():
         result = evidence.results.get(task)
         if result is None:
@@ -53,8 +58,10 @@ def unproven(evidence: Evidence) -> list[str]:
             missing.append(f"{task} was evaluated on no sample")
         elif result["samples"] != evidence.labelled[task]:
             missing.append(f"{task} was evaluated on {result['samples']} of {evidence.labelled[task]} windows")
-        for name in names:
-            value = result["metrics"].get(name)
+        if result["entities"] == 0:
+            missing.append(f"{task} was evaluated on no entity")
+        promised = {"loss": result["loss"]} | {name: result["metrics"].get(name) for name in names}
+        for name, value in promised.items():
             if value is None or not math.isfinite(value):
                 missing.append(f"{task}/{name} is {'missing' if value is None else value}")
     if not evidence.certificate["clean"] and not evidence.certificate["waived"]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import time
 import traceback
@@ -13,11 +14,24 @@ from typing import Any
 from vibench.errors import ConfigError, UnprovenError, VibenchError
 
 LAST_LINES = 12
+ROOM = 4096  # bytes, a block of most file systems
+KEYS = {"state", "host", "pid", "process_started"}
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "alloc_failed")
 
 
 class Stopped(SystemExit):
-    """Ctrl-C or SIGTERM: not a failure of the run, and never swallowed as an Exception."""
+    """Ctrl-C or SIGTERM: not a failure of the run, and never swallowed as an Exception. The exit status is the shell's.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -26,7 +40,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     On a full disk there is no room for a new file beside the old one; then the old one is overwritten in the blocks
     it has, which is why it is padded.
     """
-    text = json.dumps(content, indent=2).ljust(4095) + "\n"
+    text = _padded(content)
     temporary = path.with_suffix(".tmp")
     try:
         temporary.write_text(text)
@@ -35,9 +49,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
         if not path.is_file():
             raise
+        room = max(path.stat().st_size, ROOM)
+        for heavy in ("last_lines", "results", "split"):  # as much of it as there is room for
+            if len(text.encode()) > room:
+                content = {key: value for key, value in content.items() if key != heavy}
+                text = _padded(content)
         with path.open("r+") as file:
-            file.write(text[: max(path.stat().st_size, 4096)])
+            file.write(text)
             file.truncate()
+
+
+def _padded(content: dict[str, Any]) -> str:
+    """JSON of at least ``ROOM`` bytes."""
+    return json.dumps(content, indent=2, allow_nan=False).ljust(ROOM - 1) + "\n"
 
 
 @contextmanager
@@ -123,13 +147,18 @@ def kind_of(error: BaseException) -> str:
 def read_status(run_dir: Path) -> dict[str, Any]:
     """The status of a run as it is: ``running`` without its process is ``lost``.
 
-    A run of another host is taken at its word; ``state`` is ``unknown`` where the file is missing or unreadable.
+    A run of another host is taken at its word; ``state`` is ``unknown`` where the file is unreadable, and ``planned``
+    where a sweep or Hydra has promised a run that never said anything.
     """
+    if not (run_dir / "status.json").exists():
+        return {"state": "planned", "error": "it was never begun, or stopped before it could say so"}
     try:
         status = json.loads((run_dir / "status.json").read_text())
+        if not isinstance(status, dict) or not set(status) >= KEYS:
+            raise ValueError("it is no status of a run")
     except (OSError, ValueError) as error:
         return {"state": "unknown", "error": f"{run_dir / 'status.json'} cannot be read: {error}"}
-    here = status.get("host") == socket.gethostname()
-    if status.get("state") == "running" and here and _process_start(status["pid"]) != status["process_started"]:
+    here = status["host"] == socket.gethostname()
+    if status["state"] == "running" and here and _process_start(status["pid"]) != status["process_started"]:
         return status | {"state": "lost", "error": f"process {status['pid']} is gone and said nothing"}
     return status

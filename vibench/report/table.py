@@ -36,6 +36,9 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
         f"{name} {part['windows']} windows of {part['entities']} entities" for name, part in split["splits"].items()
     )
     lines = [f"split    by {split['by']}: {counts}", f"audit    {audit_line(split)}"]
+    absent = [name for name, n in split["splits"]["test"]["windows_per_class"].items() if not n]
+    if absent and "classification" in status["results"]:
+        lines.append(f"classes  the test holds none of: {', '.join(absent)}; means are over the classes it holds")
     if split["short_recordings"]:
         lines.append(f"short    {split['short_recordings']} recordings shorter than a window were left out")
     steps = f"{status['steps']} of {status['promised_steps']} steps"
@@ -56,14 +59,12 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
 def audit_line(split: dict[str, Any]) -> str:
     """What the audit found, in words."""
     if split["clean"]:
-        return "clean: no entity, sample or identical window is shared"
+        return "clean: no entity and no sample is shared"
     found = []
     for common in split["shared"]:
         parts = [f"{common['entities']} entities"] if common["entities"] else []
         parts += [
-            f"{common[key]} {key.replace('_', ' ')}"
-            for key in ("overlapping_windows", "identical_windows")
-            if common[key]
+            f"{common[key]} {key.replace('_', ' ')}" for key in ("overlapping_windows", "copied_windows") if common[key]
         ]
         found.append(f"{' and '.join(common['splits'])} share {', '.join(parts)}")
     return f"LEAKY, waived by data.allow_leaky=true: {'; '.join(found)}"

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
-from torchmetrics.classification import BinaryAccuracy, BinaryPrecision, BinaryRecall, MulticlassF1Score
+from torchmetrics.classification import BinaryAccuracy, BinaryPrecision, BinaryRecall
 
 from vibench.config.task import TaskConfig
 from vibench.data.batch import Target
+from vibench.tasks.macro import MacroF1
 from vibench.tasks.ranking import AUROC, AveragePrecision, Ranking
 from vibench.tasks.task import Sizes, Task, check_present, check_shape, pooled
 
@@ -47,7 +48,7 @@ class AnomalyDetection(Task):
         return MetricCollection(
             {
                 "accuracy": BinaryAccuracy(),
-                "macro_f1": MulticlassF1Score(num_classes=2, average="macro"),
+                "macro_f1": MacroF1(2),
                 "precision": BinaryPrecision(),
                 "recall": BinaryRecall(),
                 "auroc": AUROC(1),

@@ -7,16 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics.classification import MulticlassAccuracy
 
 from vibench.config.task import TaskConfig
 from vibench.data.batch import Target
 from vibench.errors import ShapeError
+from vibench.tasks.macro import MacroF1, MacroPrecision, MacroRecall
 from vibench.tasks.ranking import AUROC, AveragePrecision, Ranking
 from vibench.tasks.task import Sizes, Task, check_present, pooled
 
@@ -54,13 +50,12 @@ class Classification(Task):
         return (losses * present).sum()
 
     def metrics(self) -> MetricCollection:
-        size, macro = {"num_classes": self.n_classes}, {"average": "macro"}
         return MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(**size, average="micro"),
-                "macro_f1": MulticlassF1Score(**size, **macro),
-                "precision": MulticlassPrecision(**size, **macro),
-                "recall": MulticlassRecall(**size, **macro),
+                "accuracy": MulticlassAccuracy(self.n_classes, average="micro"),
+                "macro_f1": MacroF1(self.n_classes),
+                "precision": MacroPrecision(self.n_classes),
+                "recall": MacroRecall(self.n_classes),
                 "auroc": AUROC(self.n_classes),
                 "aupr": AveragePrecision(self.n_classes),
             },

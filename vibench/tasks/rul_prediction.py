@@ -62,14 +62,14 @@ class RULPrediction(Task):
                 "phm08_mean": PHM08(mean=True),
             },
             compute_groups=False,  # one of them sees seconds
-        )
+        ).set_dtype(torch.float64)
 
     def update(
         self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
     ) -> None:
         if not present.any():
             return
-        prediction, target = prediction[present].float(), target[present]
+        prediction, target = prediction[present].double(), target[present].double()
         for name, metric in metrics.items():
             factor = self.max_rul_s if name == "mae_s" else 1.0
             metric.update(prediction * factor, target * factor)
@@ -99,4 +99,4 @@ class PHM08(Metric):
         self.n += len(late)
 
     def compute(self) -> Tensor:
-        return (self.total / self.n if self.mean else self.total).float()
+        return self.total / self.n if self.mean else self.total

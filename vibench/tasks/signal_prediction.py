@@ -66,14 +66,18 @@ class SignalPrediction(Task):
                 "raw_mae": MeanAbsoluteError(),
             },
             compute_groups=False,  # two of them see the signal in the unit of the recording
-        )
+        ).set_dtype(torch.float64)  # sums of squares of a signal with an offset
 
     def update(
         self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
     ) -> None:
         if not present.any():
             return
-        prediction, target, unit = prediction[present].float(), target[present], scale[present][:, None]
+        prediction, target, unit = (
+            prediction[present].double(),
+            target[present].double(),
+            scale[present][:, None].double(),
+        )
         for name, metric in metrics.items():
             factor = unit if name.startswith("raw_") else 1
             metric.update((prediction * factor).flatten(), (target * factor).flatten())

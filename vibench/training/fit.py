@@ -1,7 +1,6 @@
 """Fit: from a model and audited data to checkpoints on disk."""
 
 import logging
-import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.logger import Writer
+from vibench.config.training import TrainingConfig
 from vibench.data.build import Data
+from vibench.errors import ConfigError
 from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
@@ -42,6 +43,24 @@ class Fitted:
     checkpoint: Path
 
 
+def promised_steps(data: Data, training: TrainingConfig) -> int:
+    """Optimizer steps of the whole training.
+
+    Raises:
+        ConfigError: the warm-up would not end within them.
+    """
+    per_epoch = -(-len(data.splits["train"]) // training.global_batch_size)
+    steps = min(per_epoch * training.epochs, training.max_steps or per_epoch * training.epochs)
+    if training.warmup_steps >= steps:
+        raise ConfigError(
+            [
+                f"training.warmup_steps={training.warmup_steps} does not end within the {steps} steps of this training "
+                f"({training.epochs} epochs of {per_epoch}); use training.warmup_steps<={steps - 1} or more epochs"
+            ]
+        )
+    return steps
+
+
 def fit(
     model: Model,
     data: Data,
@@ -62,7 +81,7 @@ def fit(
     training = config.training
     loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
     validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None
-    promised = min(len(loader) * training.epochs, training.max_steps or math.inf)
+    promised = promised_steps(data, training)
     module = TrainingModule(
         model, training, plan, total_steps=promised, log_every=config.logger.every_n_steps, identity=identity
     )

@@ -49,6 +49,7 @@ class TrainingModule(LightningModule):
         self.steps_done, self.skipped_steps = 0, 0
         self.scores = Scores(model)
         self.last_losses: dict[str, float] = {}
+        self.last_loss = math.nan
 
     def on_fit_start(self) -> None:
         self.scaler = grad_scaler(self.plan.precision, self.device)
@@ -94,6 +95,7 @@ class TrainingModule(LightningModule):
     def _refuse_nan(self, losses: dict[str, Tensor]) -> None:
         values = torch.stack(list(losses.values())).tolist()  # one wait for the device
         self.last_losses = dict(zip(losses, values, strict=True))
+        self.last_loss = sum(task.weight * self.last_losses[name] for name, task in self.model.tasks.items())
         for name, value in self.last_losses.items():
             if not math.isfinite(value):
                 raise NanError(
@@ -117,6 +119,13 @@ class TrainingModule(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(values, step=self.steps_done)
             logger.save()  # now: what a killed run had learned is on disk
+
+    def on_train_epoch_end(self) -> None:
+        if self.skipped_steps == self.steps_done:
+            raise NanError(
+                f"none of the {self.steps_done} steps changed a weight: every fp16 gradient overflowed; "
+                "use training.precision=bf16 or fp32"
+            )
 
     def on_validation_epoch_start(self) -> None:
         self.scores.reset()

@@ -39,7 +39,7 @@ class ProgressLine(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         if self.bar.console.is_terminal:
-            self.bar.update(self.job, completed=module.steps_done, loss=_losses(module.last_losses))
+            self.bar.update(self.job, completed=module.steps_done, loss=f"loss {module.last_loss:.3f}")
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {module.steps_done}/{self.total_steps}"

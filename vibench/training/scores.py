@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from vibench.data.batch import Batch
+from vibench.errors import NanError
 from vibench.model import Model
 
 
@@ -48,6 +49,8 @@ class Scores(nn.Module):
         for name, task in model.tasks.items():
             target, present = batch.targets[name], batch.present[name]
             labelled = present.flatten(1).any(1) if present.ndim > 1 else present
+            if not predictions[name].isfinite().all():
+                raise NanError(f"a prediction of {name} is not a finite number; use a smaller training.lr or fp32")
             self.sums[name] += task.loss(predictions[name], target, present).item()
             self.counts[name] += int(task.count(present))
             self.samples[name] += int(labelled.sum())

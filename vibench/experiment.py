@@ -1,0 +1,134 @@
+"""What happens in a run's directory: data, plan, training, evaluation from disk, proof."""
+
+import dataclasses
+import importlib.metadata
+import logging
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.data.build import Data, build
+from vibench.errors import VibenchError
+from vibench.memory.device import as_found, choose_device, device_name, peak_gib, reset_peak
+from vibench.memory.plan import MemoryPlan
+from vibench.memory.plan import fit as plan_memory
+from vibench.model import build_model, targets
+from vibench.report.plain import plain
+from vibench.report.proof import Evidence, prove
+from vibench.report.status import write_json
+from vibench.training.checkpoints import load_weights, read_checkpoint
+from vibench.training.evaluate import evaluate
+from vibench.training.fit import Fitted, fit, promised_steps
+from vibench.training.scores import TaskResult
+
+log = logging.getLogger("vibench")
+PACKAGES = ("vibench", "torch", "lightning", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
+
+
+def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
+    """Everything a completed run has to show, for its status.
+
+    Raises:
+        VibenchError: ``started`` says whether training had begun.
+    """
+    write_json(run_dir / "env.json", environment())
+    device = choose_device(config.hardware)
+    reset_peak(device)
+    config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
+    data = build(config.data, targets(config))
+    write_json(run_dir / "split.json", data.certificate)
+    sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
+    plan = plan_memory(config, **sizes)
+    write_json(run_dir / "plan.json", plan.as_dict())
+    promised_steps(data, config.training)  # refuses a warm-up that would not end
+    _say_what_starts(data, plan, device)
+    try:
+        fitted, results = _train(config, data, plan, device, run_dir, sizes)
+        _prove(config, data, fitted, results)
+    except VibenchError as error:
+        error.started = True
+        raise
+    return {
+        "results": results,
+        "promised_steps": fitted.promised_steps,
+        "steps": fitted.steps,
+        "skipped_steps": fitted.skipped_steps,
+        "early_stop": fitted.early_stop,
+        "checkpoint": str(fitted.checkpoint.relative_to(run_dir)),
+        "split": _short_certificate(data.certificate),
+        "plan": plan.as_dict(),
+        "device": device_name(device),
+        "peak_gib": peak_gib(device),
+    }
+
+
+def _train(
+    config: ExperimentConfig, data: Data, plan: MemoryPlan, device: torch.device, run_dir: Path, sizes: dict[str, int]
+) -> tuple[Fitted, dict[str, Any]]:
+    """Train, then read the checkpoint into a fresh model and test that."""
+    seed_everything(config.seed, workers=True, verbose=False)
+    identity = {"config": plain(config), "classes": data.classes} | sizes
+    model = build_model(config, **sizes)
+    fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)
+    fresh = build_model(config, **sizes)  # other weights, until the checkpoint's are read
+    load_weights(fresh, read_checkpoint(fitted.checkpoint), fitted.checkpoint)
+    tested = evaluate(fresh, data, "test", plan, batch_size=config.training.global_batch_size, device=device)
+    return fitted, {name: dataclasses.asdict(result) for name, result in _ordered(config, tested).items()}
+
+
+def _prove(config: ExperimentConfig, data: Data, fitted: Fitted, results: dict[str, Any]) -> None:
+    prove(
+        Evidence(
+            promised_steps=fitted.promised_steps,
+            steps=fitted.steps,
+            skipped_steps=fitted.skipped_steps,
+            early_stop=fitted.early_stop,
+            promised_metrics={name: list(task.METRICS) for name, task in config.task.items()},
+            results=results,
+            labelled=data.certificate["splits"]["test"]["labelled_windows"],
+            certificate=data.certificate,
+        )
+    )
+
+
+def _ordered(config: ExperimentConfig, results: dict[str, TaskResult]) -> dict[str, TaskResult]:
+    """Results with the metrics in the order of the schema."""
+    return {
+        name: dataclasses.replace(results[name], metrics={m: results[name].metrics[m] for m in task.METRICS})
+        for name, task in config.task.items()
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What the run runs with."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _say_what_starts(data: Data, plan: MemoryPlan, device: torch.device) -> None:
+    windows = ", ".join(f"{name} {len(split)}" for name, split in data.splits.items())
+    log.info(f"{plan.parameters:,} parameters, {plan.precision}, on {device_name(device)}; windows: {windows}")
+    if not data.certificate["clean"]:
+        log.warning("LEAKY SPLIT, as data.allow_leaky=true asks for: the result says so")
+
+
+def _short_certificate(certificate: dict[str, Any]) -> dict[str, Any]:
+    """The certificate with numbers for lists of names; ``split.json`` holds the names."""
+    splits = {name: part | {"entities": len(part["entities"])} for name, part in certificate["splits"].items()}
+    shared = [common | {"entities": len(common["entities"])} for common in certificate["shared"]]
+    return certificate | {
+        "splits": splits,
+        "shared": shared,
+        "short_recordings": len(certificate["short_recordings"]),
+    }
