@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 SEEDS = (0, 1, 2)
-CWRU = ("data=cwru", "task=classification", "hardware=cpu", "data.window=1024")
+CWRU = ("data=cwru", "task=classification", "hardware=cpu")
 PROTOCOLS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "CWRU, 10 classes, 0 hp, thirds of each recording (leaky)": [
         (
             "thirds",
             (
                 *CWRU,
+                "data.window=2048",
                 "data.stride=128",
-                "training.epochs=15",
+                "training.epochs=8",
                 "data.label=fault_size",
                 "+data.only.load=[0]",
                 "data.split.by=time",

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits, here and in our processes
+
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig

@@ -44,8 +44,8 @@ def run_experiment(config: ExperimentConfig, run_dir: str | Path) -> dict[str, A
         status = json.loads((run_dir / "status.json").read_text())
         try:
             print_result(status, str(run_dir))
-        except OSError as error:  # a closed pipe: the result is on disk all the same
-            log.warning(f"the table could not be printed: {error}")
+        except (OSError, SystemExit) as error:  # a full disk, a closed pipe (rich exits): the result is on disk
+            log.warning(f"the table could not be printed: {error!r}")
     return status
 
 

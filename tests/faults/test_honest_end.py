@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import TINY
 from vibench.backbones.patchtst import PatchTST
 from vibench.config.backbone import PatchTSTConfig
-from vibench.errors import ConfigError, DataError, ShapeError
+from vibench.errors import ConfigError, DataError, NanError, ShapeError
 from vibench.report.status import read_status
 from vibench.run import run_experiment
 from vibench.tasks.rul_prediction import RULPrediction
@@ -212,3 +212,58 @@ def test_a_gpu_that_slurm_promised_and_did_not_give_is_an_error(vibench, tmp_pat
     done = vibench("train", *TINY, "hardware=rtx3090", f"hydra.run.dir={tmp_path / 'run'}", env=environment)
     assert done.returncode == 2
     assert "hardware=rtx3090 needs a GPU, this SLURM job sees none" in done.stderr
+
+
+def test_a_result_that_nobody_reads_is_a_result(cache, tmp_path):
+    """Proven and on disk: a full disk or a closed pipe behind stdout changes neither status nor exit status."""
+    command = [sys.executable, "-c", MAIN, *TINY, "training.max_steps=2"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, f"hydra.run.dir={tmp_path / 'full'}"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()
+    process = subprocess.Popen([*command, f"hydra.run.dir={tmp_path / 'pipe'}"], stdout=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert [states(tmp_path / name)["state"] for name in ("full", "pipe")] == ["completed", "completed"]
+
+
+def test_ctrl_c_with_loader_workers_is_cancelled_and_no_crash(cache, tmp_path):
+    process = start(tmp_path, *LONG, "data.workers=1", start_new_session=True)
+    wait_for_training(tmp_path / "run")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert states(tmp_path / "run")["state"] == "cancelled"
+
+
+def test_predictions_that_are_not_finite_end_the_run_as_nan(tiny, tmp_path):
+    options = ("training.optimizer=sgd", "training.lr=1e30", "training.clip_norm=null", "training.max_steps=1")
+    with pytest.raises(NanError, match="a prediction of classification is not a finite number"):
+        run_experiment(tiny(*options, "training.warmup_steps=0"), tmp_path)
+    assert states(tmp_path)["kind"] == "NAN"
+
+
+def test_a_training_without_a_single_update_is_no_success(tiny, tmp_path):
+    with pytest.raises(NanError, match="none of the 4 steps changed a weight: every fp16 gradient overflowed"):
+        run_experiment(tiny("training.precision=fp16", "task.classification.weight=1e12"), tmp_path)
+
+
+def test_a_sweep_that_was_killed_does_not_read_as_complete(vibench, cache, tmp_path):
+    command = [sys.executable, "-c", MAIN, "-m", *TINY, "seed=0,1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        if read_status(tmp_path / "sweep" / "0")["state"] == "completed":
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    shown = vibench("status", "sweep")
+    assert shown.returncode == 1
+    assert "planned" in shown.stdout or "lost" in shown.stdout
+    assert len([line for line in shown.stdout.splitlines() if "sweep/" in line]) == 3
+
+
+def test_the_workers_of_the_loader_do_not_change_the_result(tiny, tmp_path):
+    """Also with dropout, and from the second epoch on, where a loader's own random numbers would show."""
+    options = ("training.epochs=2", "backbone.dropout=0.2")
+    results = [run_experiment(tiny(*options, f"data.workers={n}"), tmp_path / str(n))["results"] for n in (0, 1)]
+    assert results[0] == results[1]

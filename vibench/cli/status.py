@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from vibench.report.status import read_status
 
@@ -52,10 +52,11 @@ def main() -> None:
         )
         sys.exit(2)
     statuses = {run: read_status(run) for run in runs}
-    table = Table("run", "state", "kind", "what it said")
+    table = Table(Column("run", overflow="fold"), "state", "kind", "what it said")
     for run, status in statuses.items():
         table.add_row(str(run), status["state"], status.get("kind", ""), status.get("error", "").split("\n")[0][:120])
-    Console().print(table)
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(table)
     counts = Counter(status["state"] for status in statuses.values())
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     sys.exit(0 if set(counts) == {"completed"} else 1)
