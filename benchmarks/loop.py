@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_module
 from vibench.config import schemas
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.resolve import resolve
-from vibench.data.build import Data, build
+from vibench.data.build import build
+from vibench.data.loader import Data
 from vibench.memory.plan import fit as plan_memory
 from vibench.model import Model, build_model, targets
 from vibench.training.fit import fit

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import seed_everything
 
 from vibench.config.experiment import ExperimentConfig
-from vibench.data.build import Data, build
+from vibench.data.build import build
+from vibench.data.loader import Data
 from vibench.errors import VibenchError
 from vibench.memory.device import as_found, choose_device, device_name, peak_gib, reset_peak
 from vibench.memory.plan import MemoryPlan

@@ -12,7 +12,8 @@ from numpy.random import default_rng
 from vibench.config.data import HDF5, DataConfig
 from vibench.config.experiment import ExperimentConfig
 from vibench.data.batch import Target
-from vibench.data.build import Data, build
+from vibench.data.build import build
+from vibench.data.loader import Data
 from vibench.data.store import RawRecording, write_store
 from vibench.model import targets
 

@@ -1,81 +1,19 @@
 """From a data config to audited, loadable splits."""
 
-import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from vibench.config.data import DataConfig, DemoConfig, Normalisation
+from vibench.config.data import DataConfig, DemoConfig, StoreConfig
 from vibench.data.audit import audit
-from vibench.data.batch import Batch, Target
+from vibench.data.batch import Target
+from vibench.data.loader import Data
+from vibench.data.normalisation import moments_of, scaling_of
 from vibench.data.splits import NAMES, Segment, column, make_splits
-from vibench.data.store import Recording, Store, check_finite
+from vibench.data.store import Recording, Store
 from vibench.data.synthetic import demo_store
-from vibench.data.windows import Windows, safe_scale, whole_batch, window_starts
+from vibench.data.windows import Windows, window_starts
 from vibench.errors import DataError
-
-
-@dataclass(kw_only=True, slots=True)
-class Data:
-    """Audited splits.
-
-    Attributes:
-        splits: train, test and, where there is one, val.
-        n_channels: C, of the widest system.
-        classes: names of the classes, in the order of their numbers.
-        certificate: what the audit found; written to ``split.json``.
-    """
-
-    splits: dict[str, Windows]
-    n_channels: int
-    classes: list[str]
-    certificate: dict[str, Any]
-    workers: int
-
-    def loader(self, split: str, batch_size: int, *, seed: int | None = None, pin: bool = False) -> DataLoader[Batch]:
-        """Every window of a split once; in an order drawn from ``seed`` and the epoch, or in order without one."""
-        windows = self.splits[split]
-        return DataLoader(
-            windows,
-            batch_size=batch_size,
-            sampler=SequentialSampler(windows) if seed is None else EpochShuffle(len(windows), seed),
-            generator=torch.Generator().manual_seed(0),  # its own: workers must not draw from the model's numbers
-            worker_init_fn=_leave_signals,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=whole_batch,
-            pin_memory=pin,
-        )
-
-
-class EpochShuffle(Sampler[int]):
-    """Another order in every pass, each drawn from the seed and the number of the pass alone."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning says before every pass which it is."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        self.epoch += 1
-        return iter(order.tolist())
-
-
-def _leave_signals(worker: int) -> None:
-    """Ctrl-C is the training process's affair; it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def build(config: DataConfig, targets: dict[str, Target]) -> Data:
@@ -87,7 +25,7 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     Raises:
         DataError: names the file, the recording or the split that cannot be used.
     """
-    path = demo_store(config) if isinstance(config, DemoConfig) else Path(config.store).expanduser()  # type: ignore[attr-defined]
+    path = _path(config)
     store = Store(path)
     recordings = _chosen(store, config)
     splits = make_splits(recordings, config.split, lambda r: f"{r.system} {r.columns.get(config.label, '')}")
@@ -95,11 +33,11 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     classes = _label(recordings, config.label)
     span = config.window + max((t.future for t in targets.values()), default=0)
     places, short = _cut(store, recordings, splits, config, span)
-    moments = _moments(store, recordings)
+    moments = moments_of(store, recordings)
     certificate = audit(store, recordings, places, span, config.window, config.allow_leaky)
     n_channels = max(store.channels(r.system) for r in recordings)
     entities = {name: i for i, name in enumerate(sorted({r.entity for r in recordings}))}
-    scaling = _scaling(config.normalisation, store, recordings, splits["train"], moments, n_channels)
+    scaling = scaling_of(config.normalisation, store, recordings, splits["train"], moments, n_channels)
     windows = {
         name: Windows(
             store=store,
@@ -120,6 +58,13 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
         part["windows_per_class"] = {name: labels.count(number) for number, name in enumerate(classes)}
     certificate |= {"store": str(path), "by": config.split.by, "short_recordings": short, "classes": classes}
     return Data(splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers)
+
+
+def _path(config: DataConfig) -> Path:
+    if isinstance(config, DemoConfig):
+        return demo_store(config)
+    assert isinstance(config, StoreConfig)
+    return Path(config.store).expanduser()
 
 
 def _chosen(store: Store, config: DataConfig) -> list[Recording]:
@@ -194,67 +139,6 @@ def _no_window(store: Store, name: str, segments: list[Segment], window: int, sp
         f"{store.path}: {name} has no window: the longest of its {len(segments)} recordings offers {longest} samples, "
         f"data.window={window} and what is to be forecast need {span}; {remedy}"
     )
-
-
-def _moments(store: Store, recordings: list[Recording]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance per channel of each recording; raises a DataError at a sample that is not finite."""
-    moments = []
-    for recording in recordings:
-        signal = store.signal(recording, 0, recording.length)
-        if not np.isfinite(signal.sum()):  # cheaper than asking every sample
-            check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
-        moments.append((signal.mean(0, np.float64), signal.var(0, np.float64)))
-    return moments
-
-
-def _scaling(
-    kind: Normalisation,
-    store: Store,
-    recordings: list[Recording],
-    train: list[Segment],
-    moments: list[tuple[np.ndarray, np.ndarray]],
-    n_channels: int,
-) -> np.ndarray | None:
-    """(recordings, 2, C): mean and scale; None where every window takes its own."""
-    if kind is Normalisation.window:
-        return None
-    scaling = np.zeros((len(recordings), 2, n_channels), np.float32)
-    scaling[:, 1] = 1
-    if kind is Normalisation.none:
-        return scaling
-    pooled = _pooled(store, recordings, train) if kind is Normalisation.train else {}
-    for index, recording in enumerate(recordings):
-        if pooled and recording.system not in pooled:
-            raise DataError(
-                f"data.normalisation=train has no training window of system {recording.system}; "
-                "use data.normalisation=recording or window"
-            )
-        mean, variance = pooled[recording.system] if pooled else moments[index]
-        scaling[index, 0, : len(mean)] = mean
-        scaling[index, 1, : len(mean)] = safe_scale(mean, np.sqrt(variance))
-    return scaling
-
-
-def _pooled(
-    store: Store, recordings: list[Recording], train: list[Segment]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """System -> mean and variance per channel over all of its training samples, and no others.
-
-    Segments are merged by their centred moments (Chan et al. 1983), so that a large mean cancels nothing.
-    """
-    merged: dict[str, tuple[float, np.ndarray, np.ndarray]] = {}
-    for segment in train:
-        recording = recordings[segment.recording]
-        signal = store.signal(recording, segment.start, segment.stop)
-        n, mean, squares = len(signal), signal.mean(0, np.float64), len(signal) * signal.var(0, np.float64)
-        before, mean_before, squares_before = merged.get(recording.system, (0, mean, 0 * mean))
-        total, step = before + n, mean - mean_before
-        merged[recording.system] = (
-            total,
-            mean_before + step * n / total,
-            squares_before + squares + step**2 * before * n / total,
-        )
-    return {system: (mean, squares / n) for system, (n, mean, squares) in merged.items()}
 
 
 def _labelled(windows: Windows, name: str, path: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vibench.data.batch import Batch, Target
+from vibench.data.normalisation import safe_scale
 from vibench.data.store import Recording, Store
 
 
@@ -103,11 +104,6 @@ class Windows(Dataset):
             return self.scaling[number, 0], self.scaling[number, 1]
         mean, spread = samples.mean(1, np.float64), samples.std(1, np.float64)
         return mean.astype(np.float32), safe_scale(mean, spread)
-
-
-def safe_scale(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """A standard deviation to divide by, in float32: 1 for a channel that does not move, up to its rounding."""
-    return np.where(spread > 1e-6 * np.abs(mean) + 1e-12, spread, 1).astype(np.float32)
 
 
 def _tensor(values: np.ndarray, target: Target) -> Tensor:

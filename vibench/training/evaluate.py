@@ -4,7 +4,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from vibench.data.build import Data
+from vibench.data.loader import Data
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
 from vibench.training.module import score_batch

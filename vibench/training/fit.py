@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.logger import Writer
 from vibench.config.training import TrainingConfig
-from vibench.data.build import Data
+from vibench.data.loader import Data
 from vibench.errors import ConfigError
 from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan

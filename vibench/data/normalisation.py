@@ -1,0 +1,74 @@
+"""Mean and scale of every channel, of whatever ``data.normalisation`` names."""
+
+import numpy as np
+
+from vibench.config.data import Normalisation
+from vibench.data.splits import Segment
+from vibench.data.store import Recording, Store, check_finite
+from vibench.errors import DataError
+
+
+def moments_of(store: Store, recordings: list[Recording]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance per channel of each recording; raises a DataError at a sample that is not finite."""
+    moments = []
+    for recording in recordings:
+        signal = store.signal(recording, 0, recording.length)
+        if not np.isfinite(signal.sum()):  # cheaper than asking every sample
+            check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
+        moments.append((signal.mean(0, np.float64), signal.var(0, np.float64)))
+    return moments
+
+
+def scaling_of(
+    kind: Normalisation,
+    store: Store,
+    recordings: list[Recording],
+    train: list[Segment],
+    moments: list[tuple[np.ndarray, np.ndarray]],
+    n_channels: int,
+) -> np.ndarray | None:
+    """(recordings, 2, C): mean and scale; None where every window takes its own."""
+    if kind is Normalisation.window:
+        return None
+    scaling = np.zeros((len(recordings), 2, n_channels), np.float32)
+    scaling[:, 1] = 1
+    if kind is Normalisation.none:
+        return scaling
+    pooled = _pooled(store, recordings, train) if kind is Normalisation.train else {}
+    for index, recording in enumerate(recordings):
+        if pooled and recording.system not in pooled:
+            raise DataError(
+                f"data.normalisation=train has no training window of system {recording.system}; "
+                "use data.normalisation=recording or window"
+            )
+        mean, variance = pooled[recording.system] if pooled else moments[index]
+        scaling[index, 0, : len(mean)] = mean
+        scaling[index, 1, : len(mean)] = safe_scale(mean, np.sqrt(variance))
+    return scaling
+
+
+def _pooled(
+    store: Store, recordings: list[Recording], train: list[Segment]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """System -> mean and variance per channel over all of its training samples, and no others.
+
+    Segments are merged by their centred moments (Chan et al. 1983), so that a large mean cancels nothing.
+    """
+    merged: dict[str, tuple[float, np.ndarray, np.ndarray]] = {}
+    for segment in train:
+        recording = recordings[segment.recording]
+        signal = store.signal(recording, segment.start, segment.stop)
+        n, mean, squares = len(signal), signal.mean(0, np.float64), len(signal) * signal.var(0, np.float64)
+        before, mean_before, squares_before = merged.get(recording.system, (0, mean, 0 * mean))
+        total, step = before + n, mean - mean_before
+        merged[recording.system] = (
+            total,
+            mean_before + step * n / total,
+            squares_before + squares + step**2 * before * n / total,
+        )
+    return {system: (mean, squares / n) for system, (n, mean, squares) in merged.items()}
+
+
+def safe_scale(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """A standard deviation to divide by, in float32: 1 for a channel that does not move, up to its rounding."""
+    return np.where(spread > 1e-6 * np.abs(mean) + 1e-12, spread, 1).astype(np.float32)
