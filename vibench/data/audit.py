@@ -62,24 +62,29 @@ class _Prints:
     def __init__(self, store: Store, recordings: list[Recording], rows: np.ndarray, window: int) -> None:
         self.window, self.rows = window, rows
         self.whole = [_digest(store.signal(recordings[i], start, start + window)) for i, start in rows.tolist()]
-        self.runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # recording -> places, hashes
+        runs = []
         for i in np.unique(rows[:, 0]).tolist():
             starts = rows[rows[:, 0] == i, 1]
             first, last = int(starts.min()), int(starts.max()) + window
-            self.runs[i] = _runs(store.signal(recordings[i], first, last), first, max(1, window // 64))
+            places, hashes = _runs(store.signal(recordings[i], first, last), first, max(1, window // 64))
+            runs.append((np.full(len(places), i), places, hashes))
+        self.recording, self.place, self.hash = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+        self.known = np.sort(self.hash)
 
     def shared_with(self, other: "_Prints") -> int:
         """Windows of this split that hold samples of the other."""
         whole = set(other.whole)
-        known = np.unique(np.concatenate([hashes for _, hashes in other.runs.values()]))
         copied = np.array([digest in whole for digest in self.whole])
-        for i, (places, hashes) in self.runs.items():
-            hit = places[np.isin(hashes, known)]
-            if len(hit):
-                own = np.flatnonzero(self.rows[:, 0] == i)
-                starts = self.rows[own, 1]
-                ends = starts + self.window - RUN
-                copied[own] |= np.searchsorted(hit, starts) < np.searchsorted(hit, ends, side="right")
+        hit = np.zeros(len(self.hash), bool)
+        if len(other.known):
+            nearest = np.searchsorted(other.known, self.hash).clip(max=len(other.known) - 1)
+            hit = other.known[nearest] == self.hash
+        for i in np.unique(self.recording[hit]):
+            places = self.place[hit & (self.recording == i)]
+            own = np.flatnonzero(self.rows[:, 0] == i)
+            starts = self.rows[own, 1]
+            ends = starts + self.window - RUN
+            copied[own] |= np.searchsorted(places, starts) < np.searchsorted(places, ends, side="right")
         return int(copied.sum())
 
 

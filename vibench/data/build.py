@@ -8,7 +8,7 @@ from vibench.config.data import DataConfig, DemoConfig, StoreConfig
 from vibench.data.audit import audit
 from vibench.data.batch import Target
 from vibench.data.loader import Data
-from vibench.data.normalisation import moments_of, scaling_of
+from vibench.data.normalisation import check_samples, scaling_of
 from vibench.data.splits import NAMES, Segment, column, make_splits
 from vibench.data.store import Recording, Store
 from vibench.data.synthetic import demo_store
@@ -33,11 +33,11 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     classes = _label(recordings, config.label)
     span = config.window + max((t.future for t in targets.values()), default=0)
     places, short = _cut(store, recordings, splits, config, span)
-    moments = moments_of(store, recordings)
+    check_samples(store, recordings)
     certificate = audit(store, recordings, places, span, config.window, config.allow_leaky)
     n_channels = max(store.channels(r.system) for r in recordings)
     entities = {name: i for i, name in enumerate(sorted({r.entity for r in recordings}))}
-    scaling = scaling_of(config.normalisation, store, recordings, splits["train"], moments, n_channels)
+    scaling = scaling_of(config.normalisation, store, recordings, splits["train"], n_channels)
     windows = {
         name: Windows(
             store=store,

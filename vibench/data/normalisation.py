@@ -8,15 +8,12 @@ from vibench.data.store import Recording, Store, check_finite
 from vibench.errors import DataError
 
 
-def moments_of(store: Store, recordings: list[Recording]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance per channel of each recording; raises a DataError at a sample that is not finite."""
-    moments = []
+def check_samples(store: Store, recordings: list[Recording]) -> None:
+    """Raise a DataError at the first sample that is NaN or infinite."""
     for recording in recordings:
         signal = store.signal(recording, 0, recording.length)
-        if not np.isfinite(signal.sum()):  # cheaper than asking every sample
+        if not np.isfinite(signal.sum()):  # cheaper than asking every sample; a sum may overflow and be asked
             check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
-        moments.append((signal.mean(0, np.float64), signal.var(0, np.float64)))
-    return moments
 
 
 def scaling_of(
@@ -24,7 +21,6 @@ def scaling_of(
     store: Store,
     recordings: list[Recording],
     train: list[Segment],
-    moments: list[tuple[np.ndarray, np.ndarray]],
     n_channels: int,
 ) -> np.ndarray | None:
     """(recordings, 2, C): mean and scale; None where every window takes its own."""
@@ -41,10 +37,16 @@ def scaling_of(
                 f"data.normalisation=train has no training window of system {recording.system}; "
                 "use data.normalisation=recording or window"
             )
-        mean, variance = pooled[recording.system] if pooled else moments[index]
+        mean, variance = pooled[recording.system] if pooled else _moments(store, recording)
         scaling[index, 0, : len(mean)] = mean
         scaling[index, 1, : len(mean)] = safe_scale(mean, np.sqrt(variance))
     return scaling
+
+
+def _moments(store: Store, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance per channel of a whole recording."""
+    signal = store.signal(recording, 0, recording.length)
+    return signal.mean(0, np.float64), signal.var(0, np.float64)
 
 
 def _pooled(
