@@ -163,7 +163,9 @@ def listed_packages() -> set[str]:
 def test_every_package_is_installed():
     packages = {module_of(path).removesuffix(".__init__") for path in PACKAGE.rglob("__init__.py")}
     listed = {name for name in listed_packages() if name.split(".")[0] == "vibench"}
-    assert listed == packages | {"vibench.conf"}
+    folders = {path.parent.relative_to(ROOT).parts for path in (ROOT / "conf").rglob("*.yaml")}
+    folders |= {parts[:depth] for parts in folders for depth in range(1, len(parts))}
+    assert listed == packages | {".".join(("vibench", *parts)) for parts in folders}
 
 
 def test_every_folder_of_modules_is_a_package():
