@@ -1,5 +1,7 @@
 """``vibench-train`` as a process: what a person sees of a mistake, and what it leaves behind, which is nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,11 @@ def test_a_sweep_with_one_wrong_job_starts_none_and_names_it(refused):
     lines = refused("-m", "training.epochs=1,0", "backbone=dlinear,patchtst")
     assert len(lines) == 1
     assert "training.epochs=0 backbone=dlinear: training.epochs=0 is out of range" in lines[0]
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    command = [sys.executable, "-c", "from vibench.cli.train import main; main()", "--help"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 0

@@ -267,3 +267,10 @@ def test_the_workers_of_the_loader_do_not_change_the_result(tiny, tmp_path):
     options = ("training.epochs=2", "backbone.dropout=0.2")
     results = [run_experiment(tiny(*options, f"data.workers={n}"), tmp_path / str(n))["results"] for n in (0, 1)]
     assert results[0] == results[1]
+
+
+def test_a_sweep_with_a_job_that_fails_has_started_something(vibench, tmp_path):
+    done = vibench("train", "-m", *TINY, "data.label=fault,nothing", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert done.returncode == 1  # not 2: the first job is complete
+    assert "no window of train has a label for classification" in done.stderr
+    assert [read_status(tmp_path / "sweep" / job)["state"] for job in "01"] == ["completed", "failed"]

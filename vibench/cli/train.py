@@ -66,19 +66,20 @@ def main() -> None:
             return
         check(arguments)
         train()
-    except ConfigError as error:
-        refuse(error.complaints)
     except (HydraException, OmegaConfBaseException) as error:
         refuse([describe(error)])
     except VibenchError as error:
-        if len(begun) == 1 and not error.started:
-            refuse([str(error)])
+        if len(begun) < 2 and not error.started:
+            refuse(error.complaints if isinstance(error, ConfigError) else [str(error)])
         jobs = f"; vibench-status {os.path.dirname(begun[0])} says what became of all" if len(begun) > 1 else ""
         print(f"vibench-train: {error}{jobs}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if begun:
             raise
+        if isinstance(error, BrokenPipeError):  # --help | head
+            finish()
+            return
         refuse([f"the run directory cannot be made: {error}; name another hydra.run.dir"])
     except (Stopped, KeyboardInterrupt) as stopped:
         print(f"vibench-train: {str(stopped) or 'interrupted'}", file=sys.stderr)
