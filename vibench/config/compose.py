@@ -74,7 +74,7 @@ def compose_all(overrides: list[str], config_dir: str | None = None) -> tuple[Di
 def _compose_choices(choices: list[Override], config_dir: str | None, complaints: list[str]) -> DictConfig | None:
     """Compose the groups, without the choices that do not exist."""
     choices = [override for override in choices if not override.is_delete()]
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     while True:
         try:
             with initialize_config_module("vibench.conf", version_base="1.3"):
