@@ -19,6 +19,8 @@ def evaluate(
     model.to(device).eval()
     scores = Scores(model).to(device)
     loader = data.loader(split, batch_size)
-    for batch in track(loader, f"evaluating {split}", console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
+    for batch in track(loader, f"evaluating {split}", **shown):
         score_batch(model, batch, scores, plan, device)
     return scores.results()
