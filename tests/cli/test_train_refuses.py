@@ -1,5 +1,6 @@
 """``vibench-train`` as a process: what a person sees of a mistake, and what it leaves behind, which is nothing."""
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,16 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 0
+
+
+def test_the_version_is_that_of_vibench(vibench):
+    done = vibench("train", "--version")
+    assert (done.returncode, done.stdout) == (0, f"vibench {importlib.metadata.version('vibench')}\n")
+
+
+def test_a_run_directory_that_cannot_be_made_is_refused(vibench):
+    done = vibench("train", "hydra.run.dir=/etc/passwd/run")
+    assert done.returncode == 2
+    assert "the run directory cannot be made: " in done.stderr
+    assert "/etc/passwd/run" in done.stderr
+    assert "Traceback" not in done.stderr

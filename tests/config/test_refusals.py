@@ -124,6 +124,8 @@ MISTAKES = {
         ("data=cwru", "data.store", "is missing: HDF5 file"),
         ("data=femto data.store=/nowhere.h5", "data.store", "does not exist; make it with `vibench-data prepare"),
         ("data.store=a.h5", "data.store", "does not exist"),
+        ("data=cwru data.store=/", "data.store", "is a folder"),
+        (f"data=cwru data.store={__file__}", "data.store", "is not an HDF5 file"),
         ("data.window=???", "data.window", "is missing: samples a model sees at once"),
         ("data.window=long", "data.window", "a whole number"),
         ("data.window=5900", "data.window", "exceed the 6000 samples of a recording"),

@@ -272,3 +272,15 @@ def test_a_store_that_is_open_keeps_its_samples_while_it_is_replaced(path):
 def test_missing_folders_are_made(tmp_path):
     write_store(tmp_path / "new" / "folder" / "made.h5", MADE)
     assert len(Store(tmp_path / "new" / "folder" / "made.h5").recordings) == 3
+
+
+def test_an_entity_in_two_systems_is_refused(tmp_path):
+    recordings = [raw("a", "bearing", system="one"), raw("b", "bearing", system="two")]
+    with pytest.raises(DataError, match=r"b\.raw: entity bearing is in two systems; name every entity once"):
+        write_store(tmp_path / "made.h5", recordings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_whose_name_would_nest_groups_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"the system CWRU/12k has a / in its name"):
+        write_store(tmp_path / "made.h5", [raw("a", system="CWRU/12k")])

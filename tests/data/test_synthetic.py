@@ -355,3 +355,8 @@ def test_a_damaged_store_in_the_cache_is_named_with_a_remedy_that_works(tiny, tm
     with pytest.raises(DataError, match=path.name) as refused:
         build(config, {})
     assert "vibench-data prepare" not in str(refused.value)  # which cannot write a simulated store
+
+
+def test_a_cache_that_cannot_be_written_is_refused_by_its_key(demo):
+    with pytest.raises(DataError, match=r"data\.cache_dir=/proc/nowhere cannot be written: .*; name another"):
+        demo_store(replace(demo, cache_dir="/proc/nowhere"))

@@ -8,7 +8,7 @@ import torch
 from vibench.config.hardware import Device
 from vibench.config.training import Precision
 from vibench.errors import ConfigError
-from vibench.memory.device import GIB, as_found, choose_device, device_name, peak_gib
+from vibench.memory.device import GIB, as_found, choose_device, device_name, peak_gib, reset_peak
 
 CPU = torch.device("cpu")
 GPU = torch.cuda.is_available()
@@ -58,3 +58,11 @@ def test_the_device_and_its_peak_are_reported():
     held = torch.ones(2**26)  # 0.25 GiB
     assert peak_gib(CPU) >= before > 0.1
     assert held.sum() == 2**26
+
+
+def test_the_peak_is_that_of_the_run_and_not_of_the_process():
+    held = torch.ones(2**27)  # 0.5 GiB
+    high = peak_gib(CPU)
+    del held
+    reset_peak(CPU)
+    assert peak_gib(CPU) < high - 0.3

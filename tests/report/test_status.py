@@ -1,5 +1,6 @@
 """The state of a run on disk: true while it runs, at its end, and when nobody could say the end."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,18 @@ import pytest
 
 from vibench.errors import ConfigError, MemoryFitError, NanError, UnprovenError
 from vibench.report.status import Stopped, kind_of, read_status, recorded, write_json
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 8 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 def on_disk(folder):
@@ -119,3 +132,19 @@ def test_a_status_is_written_whole_or_not_at_all(tmp_path):
 
 def test_kinds_of_errors_without_text():
     assert kind_of(Exception()) == "CRASH"
+
+
+def test_on_a_full_disk_a_long_status_is_shortened_to_what_can_be_read(small_disk):
+    path = small_disk / "status.json"
+    write_json(path, {"state": "running", "host": "h", "pid": 1, "process_started": "1"})
+    with (small_disk / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 512)
+    long = {"state": "failed", "host": "h", "pid": 1, "process_started": "1", "error": "e" * 1000}
+    write_json(path, long | {"last_lines": ["│ ü" * 66] * 12})
+    assert read_status(small_disk) == long
+
+
+def test_a_status_never_holds_what_json_does_not_know(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "status.json", {"loss": float("nan")})

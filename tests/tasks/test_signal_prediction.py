@@ -143,3 +143,11 @@ def test_the_target_is_the_samples_that_follow_the_window(tiny):
     there = batch.present["signal_prediction"]
     assert torch.equal(there, torch.arange(data.n_channels) < batch.channels[:, None])
     assert torch.equal(batch.targets["signal_prediction"][there], following.signal[..., :horizon][there])
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+def test_r2_keeps_its_digits_where_the_signal_has_an_offset(offset):
+    prediction, target, present, scale = drawn()
+    found = measured(prediction + offset, target + offset, present, scale)["r2"]
+    chosen = (target + offset)[present].double(), (prediction + offset)[present].double()
+    assert found == pytest.approx(r2_score(chosen[0].flatten(), chosen[1].flatten()), abs=1e-4)
