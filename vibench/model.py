@@ -3,8 +3,11 @@
 Shapes: B windows, C channels, L samples, G sequences per window (C or 1), N tokens, D model width.
 """
 
+from dataclasses import fields
+from typing import Any
+
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from torch import Tensor, nn
 
 from vibench.config.experiment import ExperimentConfig
@@ -41,8 +44,8 @@ def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) ->
     """The model of an experiment, with fresh weights drawn from torch's random numbers."""
     window = config.data.window
     n_tokens = config.embedding.n_tokens(window)
-    embedding = instantiate(config.embedding, d_model=config.d_model, n_channels=n_channels, window=window)
-    backbone = instantiate(config.backbone, n_tokens=n_tokens, d_model=config.d_model)
+    embedding = _made(config.embedding, d_model=config.d_model, n_channels=n_channels, window=window)
+    backbone = _made(config.backbone, n_tokens=n_tokens, d_model=config.d_model)
     sizes = Sizes(
         d_model=config.d_model,
         n_tokens=n_tokens,
@@ -50,8 +53,17 @@ def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) ->
         channel_independent=embedding.channel_independent,
         n_classes=n_classes,
     )
-    tasks = {name: instantiate(task, sizes=sizes) for name, task in config.task.items()}
+    tasks = {name: _made(task, sizes=sizes) for name, task in config.task.items()}
     return Model(embedding, backbone, tasks)
+
+
+def _made(config: Any, **given: Any) -> Any:
+    """An object of the class that the schema names, from its fields and what the model hands over.
+
+    Not ``hydra.utils.instantiate``: it hides what a constructor raises, out of memory for one, in an error of Hydra's.
+    """
+    arguments = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "_target_"}
+    return get_class(config._target_)(**arguments, **given)
 
 
 def targets(config: ExperimentConfig) -> dict[str, Target]:

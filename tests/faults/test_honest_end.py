@@ -274,3 +274,15 @@ def test_a_sweep_with_a_job_that_fails_has_started_something(vibench, tmp_path):
     assert done.returncode == 1  # not 2: the first job is complete
     assert "no window of train has a label for classification" in done.stderr
     assert [read_status(tmp_path / "sweep" / job)["state"] for job in "01"] == ["completed", "failed"]
+
+
+def test_a_model_that_the_machine_cannot_hold_ends_as_memory_and_says_so(cache, tmp_path):
+    """Its constructor fails, before the first step: the words of the allocator must reach the user."""
+    limit = 3 * 2**30
+    process = start(
+        tmp_path, "d_model=20000", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    )  # fmt: skip
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1, stderr
+    assert "can't allocate memory" in stderr
+    assert (states(tmp_path / "run")["state"], states(tmp_path / "run")["kind"]) == ("failed", "MEMORY")

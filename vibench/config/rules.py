@@ -16,7 +16,7 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
         d_model=config.d_model, n_tokens=config.embedding.n_tokens(config.data.window)
     )
     for name in config.task or {}:
-        yield lambda name=name: config.task[name].complaints(name=name, window=config.data.window)
+        yield lambda name=name: config.task[name].complaints(name=name)
     yield lambda: config.data.split.complaints()
     yield lambda: config.data.complaints(future=config.future)
     yield lambda: config.data.missing_paths()

@@ -27,7 +27,7 @@ class TaskConfig:
         """Samples after the window that the target needs."""
         return 0
 
-    def complaints(self, *, name: str, window: int) -> Iterator[str]:
+    def complaints(self, *, name: str) -> Iterator[str]:
         """Broken rules between fields."""
         yield from ()
 
@@ -66,7 +66,7 @@ class SignalPredictionConfig(TaskConfig):
     def future(self) -> int:
         return self.horizon
 
-    def complaints(self, *, name: str, window: int) -> Iterator[str]:
+    def complaints(self, *, name: str) -> Iterator[str]:
         if self.horizon % self.patch_len:
             yield (
                 f"task.{name}.horizon={self.horizon} is not divisible by task.{name}.patch_len={self.patch_len}; "

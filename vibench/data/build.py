@@ -12,7 +12,7 @@ from vibench.data.normalisation import check_samples, scaling_of
 from vibench.data.splits import NAMES, Segment, column, make_splits
 from vibench.data.store import Recording, Store
 from vibench.data.synthetic import demo_store
-from vibench.data.windows import Windows, window_starts
+from vibench.data.windows import Windows, span_of, window_starts
 from vibench.errors import DataError
 
 
@@ -31,7 +31,7 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     splits = make_splits(recordings, config.split, lambda r: f"{r.system} {r.columns.get(config.label, '')}")
     recordings, splits = _in_use(recordings, splits)
     classes = _label(recordings, config.label)
-    span = config.window + max((t.future for t in targets.values()), default=0)
+    span = span_of(config.window, targets)
     places, short = _cut(store, recordings, splits, config, span)
     check_samples(store, recordings)
     certificate = audit(store, recordings, places, span, config.window, config.allow_leaky)

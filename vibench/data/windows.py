@@ -20,6 +20,11 @@ def window_starts(start: int, stop: int, span: int, stride: int) -> range:
     return range(start, stop - span + 1, stride)
 
 
+def span_of(window: int, targets: dict[str, Target]) -> int:
+    """Samples that a window and the longest forecast of the tasks cover."""
+    return window + max((t.future for t in targets.values()), default=0)
+
+
 class Windows(Dataset):
     """The windows of one split. ``__getitems__`` builds a whole batch, so that nothing is collated twice.
 
@@ -48,7 +53,7 @@ class Windows(Dataset):
     ) -> None:
         self.store, self.recordings, self.places, self.window = store, recordings, places, window
         self.n_channels, self.targets, self.scaling = n_channels, targets, scaling
-        self.span = window + max((t.future for t in targets.values()), default=0)
+        self.span = span_of(window, targets)
         systems = {name: i for i, name in enumerate(store.systems)}
         used = [recordings[i] for i in places[:, 0]]
         self.rate_hz = torch.tensor([r.rate_hz for r in used], dtype=torch.float32)

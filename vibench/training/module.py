@@ -88,7 +88,7 @@ class TrainingModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)  # at once: old gradients need not live through the next forward pass
         self.steps_done += 1
         self.skipped_steps += self.scaler.get_scale() < scale
-        self._log_step(losses, norm, rate)
+        self._log_step(norm, rate)
         if self.steps_done >= self.total_steps:
             self.trainer.should_stop = True
 
@@ -108,7 +108,7 @@ class TrainingModule(LightningModule):
             return None
         return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
 
-    def _log_step(self, losses: dict[str, Tensor], norm: Tensor | None, rate: float) -> None:
+    def _log_step(self, norm: Tensor | None, rate: float) -> None:
         if self.steps_done % self.log_every and self.steps_done != self.total_steps:
             return
         values = {f"train/{name}/loss": value for name, value in self.last_losses.items()}
