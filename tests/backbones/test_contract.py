@@ -14,6 +14,7 @@ from tests.conftest import CONF
 
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 EMBEDDINGS = sorted(path.stem for path in (CONF / "embedding").glob("*.yaml"))
+SMALL = {"patch": ("embedding.patch_len=16", "embedding.stride=8")}  # enough tokens for all in a short window
 GIVEN = {"n_tokens": 33, "d_model": 16}  # what the model hands over; an odd number, which no half of it divides
 
 
@@ -71,7 +72,7 @@ def test_evaluation_draws_no_random_number(backbone, tokens):
 def test_a_sequence_is_encoded_alike_alone_and_among_others(backbone, tokens):
     backbone.eval()  # else a batch cut into micro-batches would be another batch
     alone = torch.cat([backbone(one[None]) for one in tokens])
-    torch.testing.assert_close(backbone(tokens), alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(backbone(tokens), alone, rtol=1e-5, atol=1e-5)
 
 
 def test_the_input_is_left_as_it_was(backbone, tokens):
@@ -80,11 +81,11 @@ def test_the_input_is_left_as_it_was(backbone, tokens):
     assert torch.equal(tokens, before)
 
 
-@pytest.mark.parametrize("window", [511, 513, 640])
+@pytest.mark.parametrize("window", [255, 257, 320])
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_any_backbone_takes_the_tokens_of_any_embedding(tiny, backbone, embedding, window):
-    config = tiny(f"backbone={backbone}", f"embedding={embedding}", f"data.window={window}")
+    config = tiny(f"backbone={backbone}", f"embedding={embedding}", f"data.window={window}", *SMALL.get(embedding, ()))
     lift = instantiate(config.embedding, d_model=16, n_channels=2, window=window)
     tokens = lift(torch.randn(2, 2, window), torch.tensor([1, 2]), torch.tensor([12_000.0, 25_600.0]))
     encode = instantiate(config.backbone, n_tokens=config.embedding.n_tokens(window), d_model=16)

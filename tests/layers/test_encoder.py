@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from vibench.layers.encoder import Attention, EncoderBlock
 
@@ -55,7 +56,7 @@ def test_attention_dropout_acts_in_training_only():
 
 def test_a_block_normalises_after_each_addition():
     torch.manual_seed(0)
-    block, tokens = EncoderBlock(8, 2, 12, dropout=0.0), torch.randn(2, 5, 8)
+    block, tokens = EncoderBlock(8, 2, 12, dropout=0.0, activation=nn.GELU()), torch.randn(2, 5, 8)
     first = block.norm_attention(tokens + written_out(block.attention, tokens))
     expand, contract = block.feed_forward[0], block.feed_forward[-1]
     hidden = first @ expand.weight.T + expand.bias
@@ -65,6 +66,6 @@ def test_a_block_normalises_after_each_addition():
 
 
 def test_every_token_leaves_a_fresh_block_normalised():
-    out = EncoderBlock(8, 2, 12, dropout=0.0)(5 + 10 * torch.randn(2, 5, 8))
+    out = EncoderBlock(8, 2, 12, dropout=0.0, activation=nn.GELU())(5 + 10 * torch.randn(2, 5, 8))
     torch.testing.assert_close(out.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.std(-1, correction=0), torch.ones(2, 5), atol=1e-3, rtol=0)

@@ -14,13 +14,14 @@ from vibench.model import build_model, targets
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 EMBEDDINGS = sorted(path.stem for path in (CONF / "embedding").glob("*.yaml"))
 TASKS = ("classification", "anomaly_detection", "signal_prediction", "rul_prediction")
+SMALL = {"patch": ("embedding.patch_len=16", "embedding.stride=8")}  # enough tokens for all in a short window
 SIZE = 6
 
 
 @pytest.fixture(scope="module", params=[(b, e) for b in BACKBONES for e in EMBEDDINGS], ids="-".join)
 def config(request, tiny):
     backbone, embedding = request.param
-    return tiny(f"backbone={backbone}", f"embedding={embedding}", "data.window=417")  # odd, and enough tokens for all
+    return tiny(f"backbone={backbone}", f"embedding={embedding}", "data.window=257", *SMALL.get(embedding, ()))  # odd
 
 
 @pytest.fixture

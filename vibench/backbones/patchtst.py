@@ -29,7 +29,7 @@ class PatchTST(nn.Module):
         super().__init__()
         self.position = nn.Parameter(torch.empty(n_tokens, d_model).uniform_(-0.02, 0.02))
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(EncoderBlock(d_model, n_heads, d_ff, dropout) for _ in range(e_layers))
+        self.blocks = nn.ModuleList(EncoderBlock(d_model, n_heads, d_ff, dropout, nn.GELU()) for _ in range(e_layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(S, N, D) -> (S, N, D)."""

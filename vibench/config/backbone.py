@@ -1,5 +1,6 @@
 """Backbone schemas. Token sequences in, token sequences out: (S, N, D) -> (S, N, D)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,14 @@ class DLinearConfig(BackboneConfig):
             )
 
 
+def heads_divide(d_model: int, n_heads: int) -> Iterator[str]:
+    """The rule of every attention."""
+    if d_model % n_heads:
+        smaller = d_model - d_model % n_heads
+        remedy = f"use d_model={smaller} or another n_heads" if smaller else "use at most d_model heads"
+        yield f"d_model={d_model} is not divisible by backbone.n_heads={n_heads}; {remedy}"
+
+
 @dataclass(kw_only=True, slots=True)
 class PatchTSTConfig(BackboneConfig):
     """Patch Transformer (Nie et al. 2023, https://arxiv.org/abs/2211.14730)."""
@@ -48,10 +57,126 @@ class PatchTSTConfig(BackboneConfig):
     dropout: float = setting("dropout probability in the encoder", low=0, high=0.99)
 
     def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
-        if d_model % self.n_heads:
-            smaller = d_model - d_model % self.n_heads
-            remedy = f"use d_model={smaller} or another n_heads" if smaller else "use at most d_model heads"
-            yield f"d_model={d_model} is not divisible by backbone.n_heads={self.n_heads}; {remedy}"
+        yield from heads_divide(d_model, self.n_heads)
 
 
-SCHEMAS = {"dlinear": DLinearConfig, "patchtst": PatchTSTConfig}
+@dataclass(kw_only=True, slots=True)
+class TransformerConfig(BackboneConfig):
+    """Transformer encoder (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
+
+    _target_: str = "vibench.backbones.transformer.Transformer"
+    e_layers: int = setting("encoder blocks", low=1)
+    n_heads: int = setting("attention heads; divides d_model", low=1)
+    d_ff: int = setting("hidden width of the feed-forward layer", low=1)
+    dropout: float = setting("dropout probability in the encoder", low=0, high=0.99)
+
+    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        yield from heads_divide(d_model, self.n_heads)
+
+
+@dataclass(kw_only=True, slots=True)
+class TimesNetConfig(BackboneConfig):
+    """Planes of a sequence's own periods (Wu et al. 2023, https://arxiv.org/abs/2210.02186)."""
+
+    _target_: str = "vibench.backbones.timesnet.TimesNet"
+    e_layers: int = setting("blocks", low=1)
+    d_ff: int = setting("features between the two convolutions of a block", low=1)
+    top_k: int = setting("strongest frequencies whose periods fold a sequence; at most half its tokens", low=1)
+    period: int | None = setting("tokens: the one period to fold by, top_k then counts for nothing; null: found", low=1)
+    num_kernels: int = setting("sizes of convolution in an inception block: 1, 3, 5, ...", low=1)
+    dropout: float = setting("dropout probability on the tokens", low=0, high=0.99)
+
+    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        most = n_tokens // 2
+        if self.period is None and most == 0:
+            yield f"{n_tokens} token has no period to find; use backbone.period=1 or an embedding with more tokens"
+        elif self.period is None and self.top_k > most:
+            yield (
+                f"backbone.top_k={self.top_k} exceeds the {most} frequencies of {n_tokens} tokens; "
+                f"use backbone.top_k<={most} or an embedding with more tokens"
+            )
+        if self.period is not None and self.period > n_tokens:
+            yield (
+                f"backbone.period={self.period} exceeds the {n_tokens} tokens of the embedding; "
+                f"use backbone.period<={n_tokens} or null"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class FNOConfig(BackboneConfig):
+    """Fourier neural operator (Li et al. 2021, https://arxiv.org/abs/2010.08895)."""
+
+    _target_: str = "vibench.backbones.fno.FNO"
+    e_layers: int = setting("Fourier layers", low=1)
+    modes: int = setting("lowest frequencies kept, the constant among them; at most half the tokens and 1", low=1)
+    width: int = setting("features of a Fourier layer", low=1)
+
+    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        most = n_tokens // 2 + 1
+        if self.modes > most:
+            yield (
+                f"backbone.modes={self.modes} exceeds the {most} frequencies of {n_tokens} tokens; "
+                f"use backbone.modes<={most} or an embedding with more tokens"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class ResNet1DConfig(BackboneConfig):
+    """Residual network (Wang et al. 2017, https://arxiv.org/abs/1611.06455)."""
+
+    _target_: str = "vibench.backbones.resnet1d.ResNet1D"
+    e_layers: int = setting("residual blocks", low=1)
+    kernels: list[int] = setting("tokens under the convolutions of a block, odd", low=1)
+
+    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        if not self.kernels:
+            yield "backbone.kernels is empty, so a block would do nothing; use e.g. [7,5,3]"
+        for kernel in self.kernels:
+            if kernel % 2 == 0:
+                yield (
+                    f"backbone.kernels={self.kernels} holds {kernel}, which is even, so tokens would shift by half a "
+                    f"token; use {kernel + 1}"
+                )
+
+
+@dataclass(kw_only=True, slots=True)
+class TCNConfig(BackboneConfig):
+    """Temporal convolutional network (Bai et al. 2018, https://arxiv.org/abs/1803.01271)."""
+
+    _target_: str = "vibench.backbones.tcn.TCN"
+    e_layers: int = setting("residual blocks; the dilation doubles from one to the next", low=1, high=20)
+    kernel: int = setting("tokens under a convolution", low=2)
+    dropout: float = setting("probability that a feature of a sequence is dropped", low=0, high=0.99)
+
+
+@dataclass(kw_only=True, slots=True)
+class Mamba2Config(BackboneConfig):
+    """Mamba-2 (Dao and Gu 2024, https://arxiv.org/abs/2405.21060)."""
+
+    _target_: str = "vibench.backbones.mamba2.Mamba2Backbone"
+    e_layers: int = setting("layers", low=1)
+    d_state: int = setting("states per feature", low=1)
+    d_conv: int = setting("tokens under the causal convolution before the scan", low=1)
+    expand: int = setting("inner width as a multiple of d_model", low=1)
+    head_dim: int = setting("features that share a decay; divides expand * d_model", low=1)
+    chunk: int = setting("tokens whose pairs are multiplied out at once; leaves the result as it is", low=1)
+
+    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        inner = self.expand * d_model
+        if inner % self.head_dim:
+            yield (
+                f"backbone.expand={self.expand} x d_model={d_model} is not divisible by "
+                f"backbone.head_dim={self.head_dim}; use backbone.head_dim={math.gcd(inner, self.head_dim)}"
+            )
+
+
+SCHEMAS = {
+    "dlinear": DLinearConfig,
+    "patchtst": PatchTSTConfig,
+    "timesnet": TimesNetConfig,
+    "fno": FNOConfig,
+    "transformer": TransformerConfig,
+    "resnet1d": ResNet1DConfig,
+    "tcn": TCNConfig,
+    "mamba2": Mamba2Config,
+}

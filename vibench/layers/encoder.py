@@ -1,8 +1,11 @@
-"""Transformer encoder block with fused attention.
+"""Transformer encoder block with fused attention, and positions.
 
 Shapes: S sequences, N tokens, D model width, H heads.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,13 +41,14 @@ class EncoderBlock(nn.Module):
         n_heads: attention heads; divides ``d_model``.
         d_ff: hidden width of the feed-forward layer.
         dropout: probability.
+        activation: of the feed-forward layer.
     """
 
-    def __init__(self, d_model: int, n_heads: int, d_ff: int, dropout: float) -> None:
+    def __init__(self, d_model: int, n_heads: int, d_ff: int, dropout: float, activation: nn.Module) -> None:
         super().__init__()
         self.attention = Attention(d_model, n_heads, dropout)
         self.feed_forward = nn.Sequential(
-            nn.Linear(d_model, d_ff), nn.GELU(), nn.Dropout(dropout), nn.Linear(d_ff, d_model)
+            nn.Linear(d_model, d_ff), activation, nn.Dropout(dropout), nn.Linear(d_ff, d_model)
         )
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
@@ -53,3 +57,10 @@ class EncoderBlock(nn.Module):
         """(S, N, D) -> (S, N, D)."""
         tokens = self.norm_attention(tokens + self.dropout(self.attention(tokens)))
         return self.norm_feed_forward(tokens + self.dropout(self.feed_forward(tokens)))
+
+
+def sinusoids(n_tokens: int, d_model: int) -> Tensor:
+    """(N, D) positions: sines and cosines of wavelengths from 2 pi to 20,000 pi tokens (Vaswani et al. 2017)."""
+    rate = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10_000) / d_model))
+    angle = torch.arange(n_tokens)[:, None] * rate  # (N, D/2)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :d_model]
