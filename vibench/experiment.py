@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import logging
+import math
 import platform
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.data.audit import audit_start, entities_of
 from vibench.data.build import build
 from vibench.data.loader import Data
 from vibench.errors import VibenchError
@@ -25,7 +27,7 @@ from vibench.report.status import write_json
 from vibench.training.checkpoints import load_weights, read_checkpoint
 from vibench.training.evaluate import evaluate
 from vibench.training.fit import Fitted, fit, promised_steps
-from vibench.training.scores import TaskResult
+from vibench.training.start import start_from
 
 log = logging.getLogger("vibench")
 PACKAGES = ("vibench", "torch", "lightning", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
@@ -42,14 +44,22 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     reset_peak(device)
     config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
     data = build(config.data, targets(config))
-    write_json(run_dir / "split.json", data.certificate)
     sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
     plan = plan_memory(config, **sizes)
     write_json(run_dir / "plan.json", plan.as_dict())
-    promised_steps(data, config.training)  # refuses a warm-up that would not end
+    promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
+    seed_everything(config.seed, workers=True, verbose=False)
+    model = build_model(config, **sizes)
+    start = start_from(model, config.training, data.classes)
+    if start is not None:
+        audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
+    write_json(run_dir / "split.json", data.certificate)
     _say_what_starts(data, plan, device)
+    seen = sorted({*entities_of(data.certificate, "train", "val"), *(start["seen"] if start else [])})
+    identity = {"config": plain(config), "classes": data.classes, "seen": seen} | sizes
     try:
-        fitted, results = _train(config, data, plan, device, run_dir, sizes)
+        fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)
+        results = _tested(config, data, plan, fitted, device, sizes)
         _prove(config, data, fitted, results)
     except VibenchError as error:
         error.started = True
@@ -60,6 +70,9 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         "steps": fitted.steps,
         "skipped_steps": fitted.skipped_steps,
         "early_stop": fitted.early_stop,
+        "labels_seen": fitted.labels_seen,
+        "task_weights": fitted.task_weights,
+        "start": start and {key: start[key] for key in ("checkpoint", "parts")},
         "checkpoint": str(fitted.checkpoint.relative_to(run_dir)),
         "split": _short_certificate(data.certificate),
         "plan": plan.as_dict(),
@@ -68,18 +81,27 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _train(
-    config: ExperimentConfig, data: Data, plan: MemoryPlan, device: torch.device, run_dir: Path, sizes: dict[str, int]
-) -> tuple[Fitted, dict[str, Any]]:
-    """Train, then read the checkpoint into a fresh model and test that."""
-    seed_everything(config.seed, workers=True, verbose=False)
-    identity = {"config": plain(config), "classes": data.classes} | sizes
-    model = build_model(config, **sizes)
-    fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)
+def _tested(
+    config: ExperimentConfig, data: Data, plan: MemoryPlan, fitted: Fitted, device: torch.device, sizes: dict[str, int]
+) -> dict[str, Any]:
+    """Read the checkpoint into a fresh model and test that."""
     fresh = build_model(config, **sizes)  # other weights, until the checkpoint's are read
     load_weights(fresh, read_checkpoint(fitted.checkpoint), fitted.checkpoint)
     tested = evaluate(fresh, data, "test", plan, batch_size=config.training.global_batch_size, device=device)
-    return fitted, {name: dataclasses.asdict(result) for name, result in _ordered(config, tested).items()}
+    return {
+        name: dataclasses.asdict(tested[name])
+        | {
+            "metrics": {m: tested[name].metrics[m] for m in task.METRICS},  # in the order of the schema
+            "naive": {m: _finite(tested[name].naive[m]) for m in task.METRICS},
+            "better": dict(task.METRICS),
+        }
+        for name, task in config.task.items()
+    }
+
+
+def _finite(value: float) -> float | None:
+    """The value, or None where it is not defined: a constant has no correlation, one class no ranking."""
+    return value if math.isfinite(value) else None
 
 
 def _prove(config: ExperimentConfig, data: Data, fitted: Fitted, results: dict[str, Any]) -> None:
@@ -92,17 +114,10 @@ def _prove(config: ExperimentConfig, data: Data, fitted: Fitted, results: dict[s
             promised_metrics={name: list(task.METRICS) for name, task in config.task.items()},
             results=results,
             labelled=data.certificate["splits"]["test"]["labelled_windows"],
+            labels_seen=fitted.labels_seen,
             certificate=data.certificate,
         )
     )
-
-
-def _ordered(config: ExperimentConfig, results: dict[str, TaskResult]) -> dict[str, TaskResult]:
-    """Results with the metrics in the order of the schema."""
-    return {
-        name: dataclasses.replace(results[name], metrics={m: results[name].metrics[m] for m in task.METRICS})
-        for name, task in config.task.items()
-    }
 
 
 def environment() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Shapes: B windows, C channels, L samples, G sequences per window (C or 1), N tokens, D model width.
 """
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +12,7 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.task import TaskConfig
 from vibench.data.batch import Batch, Target
 from vibench.tasks.task import Sizes, Task
 
@@ -30,14 +32,27 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Task -> prediction."""
+        predictions = {}
+        for seen, names in self.views(batch, list(self.tasks)):
+            tokens, real = self.encode(seen)
+            predictions |= {name: self.tasks[name](tokens, real) for name in names}
+        return predictions
+
+    def views(self, batch: Batch, names: list[str]) -> Iterator[tuple[Batch, list[str]]]:
+        """What the tasks of those names see, and which of them see it: the batch, or a part of it hidden."""
+        views = {name: self.tasks[name].view(batch, name) for name in names}
+        if together := [name for name, seen in views.items() if seen is batch]:
+            yield batch, together
+        yield from ((seen, [name]) for name, seen in views.items() if seen is not batch)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens (B, G, N, D), and which of their sequences are of channels that exist (B, G)."""
         b, c, _ = batch.signal.shape
         tokens = self.backbone(self.embedding(batch.signal, batch.channels, batch.rate_hz))
-        tokens = tokens.view(b, -1, *tokens.shape[1:])  # (B, G, N, D)
+        tokens = tokens.view(b, -1, *tokens.shape[1:])
         if tokens.shape[1] == 1:
-            real = torch.ones(b, 1, dtype=torch.bool, device=tokens.device)
-        else:
-            real = torch.arange(c, device=tokens.device) < batch.channels[:, None]
-        return {name: task(tokens, real) for name, task in self.tasks.items()}
+            return tokens, torch.ones(b, 1, dtype=torch.bool, device=tokens.device)
+        return tokens, torch.arange(c, device=tokens.device) < batch.channels[:, None]
 
 
 def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) -> Model:
@@ -49,6 +64,7 @@ def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) ->
     sizes = Sizes(
         d_model=config.d_model,
         n_tokens=n_tokens,
+        window=window,
         n_channels=n_channels,
         channel_independent=embedding.channel_independent,
         n_classes=n_classes,
@@ -57,13 +73,22 @@ def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) ->
     return Model(embedding, backbone, tasks)
 
 
+OF_TRAINING = {f.name for f in fields(TaskConfig)}  # what a task weighs, and when it is trained
+
+
 def _made(config: Any, **given: Any) -> Any:
     """An object of the class that the schema names, from its fields and what the model hands over.
 
     Not ``hydra.utils.instantiate``: it hides what a constructor raises, out of memory for one, in an error of Hydra's.
     """
-    arguments = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "_target_"}
+    arguments = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in OF_TRAINING}
     return get_class(config._target_)(**arguments, **given)
+
+
+def freeze(model: Model, parts: list[str]) -> None:
+    """Leave parts of a model as they are: no gradient, no dropout, nothing drawn."""
+    for name in parts:
+        getattr(model, name).eval().requires_grad_(False)
 
 
 def targets(config: ExperimentConfig) -> dict[str, Target]:

@@ -16,17 +16,17 @@ COMBINATIONS = {
     "dlinear": ("backbone=dlinear", "embedding=patch", "backbone.moving_average=3"),
     "dlinear on every sample": ("backbone=dlinear", "embedding=pointwise", "data.window=65"),
 }
-WEIGHTS = (  # none is 1, none is another's: a weight left out or mixed up would show
-    "task.classification.weight=0.5",
-    "task.anomaly_detection.weight=2",
-    "task.signal_prediction.weight=3",
-    "task.rul_prediction.weight=0.7",
-)
+FACTORS = {  # none is 1, none is another's: a factor left out or mixed up would show
+    "classification": 0.5,
+    "anomaly_detection": 2.0,
+    "signal_prediction": 3.0,
+    "rul_prediction": 0.7,
+}
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS)
 def config(request, tiny):
-    return tiny(*COMBINATIONS[request.param], *WEIGHTS)
+    return tiny(*COMBINATIONS[request.param])
 
 
 @pytest.fixture
@@ -52,10 +52,21 @@ def gradient(model):
 
 
 def in_parts(model, batch, micro_batch):
-    losses = accumulate(
-        model, batch, micro_batch=micro_batch, device=CPU, autocast=nullcontext, backward=lambda loss: loss.backward()
+    shares = accumulated(model, batch, micro_batch)
+    return gradient(model), {name: share.loss for name, share in shares.items()}
+
+
+def accumulated(model, batch, micro_batch, factors=FACTORS, scale=lambda loss: loss):
+    return accumulate(
+        model,
+        batch,
+        factors=factors,
+        micro_batch=micro_batch,
+        device=CPU,
+        autocast=nullcontext,
+        scale=scale,
+        measure=True,
     )
-    return gradient(model), losses
 
 
 def whole(model, batch):
@@ -65,7 +76,7 @@ def whole(model, batch):
         name: task.loss(predictions[name], batch.targets[name], batch.present[name]) / task.count(batch.present[name])
         for name, task in model.tasks.items()
     }
-    sum(task.weight * means[name] for name, task in model.tasks.items()).backward()
+    sum(factor * means[name] for name, factor in FACTORS.items()).backward()
     return gradient(model), means
 
 
@@ -79,7 +90,7 @@ def mean_of_means(model, batch, micro_batch):
         for name, task in model.tasks.items():
             count = task.count(part.present[name]).clamp(min=1)
             loss = task.loss(predictions[name], part.targets[name], part.present[name]) / count
-            total = total + task.weight * loss / len(starts)
+            total = total + FACTORS[name] * loss / len(starts)
         total.backward()
     return gradient(model)
 
@@ -114,7 +125,7 @@ def test_the_losses_are_the_means_over_all_labels_of_the_batch(model, batch, mic
 def test_the_gradient_is_added_to_what_is_there(model, batch):
     once, _ = in_parts(model, batch, 5)
     for _ in range(2):
-        accumulate(model, batch, micro_batch=5, device=CPU, autocast=nullcontext, backward=lambda loss: loss.backward())
+        accumulated(model, batch, 5)
     torch.testing.assert_close(gradient(model), 2 * once, rtol=1e-5, atol=1e-6)
 
 
@@ -134,14 +145,58 @@ def test_a_task_without_a_label_leaves_the_others_as_they_are(model, batch):
     for name in names:
         task, present = model.tasks[name], batch.present[name]
         loss = task.loss(predictions[name], batch.targets[name], present) / task.count(present)
-        (task.weight * loss).backward(retain_graph=True)
+        (FACTORS[name] * loss).backward(retain_graph=True)
     for parameter in model.tasks["classification"].parameters():
         parameter.grad = torch.zeros_like(parameter)
     assert difference(found, gradient(model)) < 1e-6
     assert losses["classification"] == 0
 
 
-def test_backward_is_called_once_for_each_part(model, batch):
-    parts = []
-    accumulate(model, batch, micro_batch=5, device=CPU, autocast=nullcontext, backward=parts.append)
-    assert len(parts) == 3
+def test_a_task_that_is_not_named_is_left_out(model, batch):
+    shares = accumulated(model, batch, 5, factors={"rul_prediction": 0.7})
+    assert set(shares) == {"rul_prediction"}
+    assert {n.split(".")[1] for n, p in model.tasks.named_parameters(prefix="tasks") if p.grad is not None} == {
+        "rul_prediction"
+    }
+    assert all(p.grad.any() for p in model.embedding.parameters())
+
+
+def test_samples_are_the_windows_with_a_label(model, batch):
+    shares = accumulated(model, batch, 5)
+    assert shares["rul_prediction"].samples == 2
+    assert shares["classification"].samples == int(batch.present["classification"].sum())
+    assert shares["signal_prediction"].samples == int(batch.present["signal_prediction"].any(1).sum())
+
+
+@pytest.mark.parametrize("micro_batch", [4, 13])
+def test_the_norm_of_a_task_is_that_of_the_gradient_it_sends_into_the_tokens(model, batch, micro_batch):
+    tokens, real = model.encode(batch)
+    for name, share in accumulated(model, batch, micro_batch).items():
+        task, present = model.tasks[name], batch.present[name]
+        loss = FACTORS[name] * task.loss(task(tokens, real), batch.targets[name], present) / task.count(present)
+        (expected,) = torch.autograd.grad(loss, tokens, retain_graph=True)
+        assert float(share.squared_norm) == pytest.approx(float(expected.square().sum()), rel=1e-4)
+
+
+def test_the_loss_goes_backward_scaled(model, batch):
+    plain, _ = in_parts(model, batch, 5)
+    shares = accumulated(model, batch, 5, scale=lambda loss: 1024 * loss)
+    assert difference(gradient(model), 1024 * plain) < 1e-6
+    assert float(shares["rul_prediction"].loss) < 100  # not scaled
+
+
+def test_one_head_is_sent_backward_before_the_next_is_predicted(model, batch):
+    order = []
+    for name, task in model.tasks.items():
+        task.register_forward_hook(lambda *_, name=name: order.append(f"forward {name}"))
+        next(task.parameters()).register_post_accumulate_grad_hook(lambda _, name=name: order.append(f"back {name}"))
+    accumulated(model, batch, 50)
+    assert order == [f"{way} {name}" for name in model.tasks for way in ("forward", "back")]
+
+
+def test_the_backbone_is_run_once_forward_and_once_backward_for_each_part(model, batch):
+    order = []
+    model.backbone.register_forward_hook(lambda *_: order.append("forward"))
+    model.backbone.register_full_backward_hook(lambda *_: order.append("back"))
+    accumulated(model, batch, 5)
+    assert order == ["forward", "back"] * 3

@@ -15,6 +15,7 @@ WHOLE = Evidence(
     promised_metrics={"rul_prediction": ["mse", "mae"]},
     results={"rul_prediction": {"metrics": {"mse": 0.1, "mae": 0.2}, "samples": 7, "entities": 2, "loss": 0.1}},
     labelled={"rul_prediction": 7},
+    labels_seen={"rul_prediction": 20},
     certificate={"clean": True, "waived": False},
 )
 
@@ -35,6 +36,7 @@ def test_a_run_with_everything_is_proven():
         ({"steps": 11}, "11 of 10 promised steps were done"),
         ({"steps": 0, "early_stop": "val/loss"}, "0 of 10 promised steps were done"),
         ({"skipped_steps": 10}, "none of the 10 steps changed a weight"),
+        ({"labels_seen": {"rul_prediction": 0}}, "rul_prediction was trained on no label"),
         ({"results": result(entities=0)}, "rul_prediction was evaluated on no entity"),
         ({"results": result(loss=float("nan"))}, "rul_prediction/loss is nan"),
         ({"results": {}}, "rul_prediction was not evaluated"),

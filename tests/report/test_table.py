@@ -8,8 +8,20 @@ from vibench.report.table import audit_line, print_result
 
 STATUS = {
     "results": {
-        "classification": {"metrics": {"accuracy": 0.75, "auroc": 0.9}, "samples": 204, "entities": 8},
-        "rul_prediction": {"metrics": {"mse": 0.0312}, "samples": 408, "entities": 2},
+        "classification": {
+            "metrics": {"accuracy": 0.75, "auroc": 0.9},
+            "naive": {"accuracy": 0.25, "auroc": None},
+            "better": {"accuracy": "max", "auroc": "max"},
+            "samples": 204,
+            "entities": 8,
+        },
+        "rul_prediction": {
+            "metrics": {"mse": 0.0312},
+            "naive": {"mse": 0.1},
+            "better": {"mse": "min"},
+            "samples": 408,
+            "entities": 2,
+        },
     },
     "split": {
         "by": "entity",
@@ -21,6 +33,7 @@ STATUS = {
             "test": {"windows": 612, "entities": 10, "windows_per_class": {"healthy": 0}},
         },
     },
+    "start": {"checkpoint": "other/best.ckpt", "parts": ["embedding", "backbone"]},
     "steps": 40,
     "promised_steps": 80,
     "early_stop": "val/loss no better for 3 validations",
@@ -39,11 +52,26 @@ def printed(status):
     return console.file.getvalue()
 
 
-def test_the_table_holds_task_metric_value_samples_and_entities():
-    lines = printed(STATUS).splitlines()
-    row = next(line for line in lines if "accuracy" in line)
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["classification", "accuracy", "0.7500", "204", "8"]
-    assert any("rul_prediction" in line and "0.0312" in line and "408" in line for line in lines)
+def cells(text):
+    """Of every row, without the frame."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+
+
+def test_the_table_holds_metric_value_naive_line_and_margin():
+    rows = cells(printed(STATUS))
+    assert ["classification", "accuracy", "0.75", "0.25", "+0.5"] in rows
+    assert ["rul_prediction", "mse", "0.0312", "0.1", "+0.0688"] in rows  # less is better: still a plus
+
+
+def test_a_naive_line_that_is_not_defined_is_left_out():
+    assert ["204 windows", "auroc", "0.9", "", ""] in cells(printed(STATUS))
+
+
+def test_samples_and_entities_stand_below_the_task():
+    assert [row[0] for row in cells(printed(STATUS))] == [
+        *("classification", "204 windows", "8 entities"),
+        *("rul_prediction", "408 windows", "2 entities"),
+    ]
 
 
 def test_below_it_stand_split_audit_steps_device_and_place():
@@ -56,6 +84,7 @@ def test_below_it_stand_split_audit_steps_device_and_place():
     assert "1 without an update (fp16 overflow)" in text
     assert "cpu (2 threads), fp16, micro-batch 8 x 4" in text
     assert "multirun_outputs/run" in text
+    assert "start    embedding, backbone of other/best.ckpt" in text
 
 
 def test_a_leak_is_named():

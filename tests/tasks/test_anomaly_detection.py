@@ -17,11 +17,11 @@ from vibench.data.store import Recording
 from vibench.tasks.anomaly_detection import AnomalyDetection
 from vibench.tasks.task import Sizes
 
-SIZES = Sizes(d_model=8, n_tokens=3, n_channels=3, channel_independent=True, n_classes=4)
+SIZES = Sizes(d_model=8, n_tokens=3, window=6, n_channels=3, channel_independent=True, n_classes=4)
 
 
 def detection(threshold=0.5):
-    return AnomalyDetection(sizes=SIZES, weight=1.0, threshold=threshold)
+    return AnomalyDetection(sizes=SIZES, threshold=threshold)
 
 
 def drawn(size=800, faulty=0.25, skill=1.2, offset=0.0, squeeze=1.0):

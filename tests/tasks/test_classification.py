@@ -16,12 +16,12 @@ from sklearn.metrics import (
 from vibench.tasks.classification import Classification
 from vibench.tasks.task import Sizes
 
-SIZES = Sizes(d_model=8, n_tokens=3, n_channels=3, channel_independent=True, n_classes=4)
+SIZES = Sizes(d_model=8, n_tokens=3, window=6, n_channels=3, channel_independent=True, n_classes=4)
 UNIT = torch.ones(1, 3)
 
 
 def classification(label_smoothing=0.0):
-    return Classification(sizes=SIZES, weight=1.0, label_smoothing=label_smoothing)
+    return Classification(sizes=SIZES, label_smoothing=label_smoothing)
 
 
 def drawn(size=600, classes=(0, 1, 1, 2, 2, 2, 3, 3, 3, 3), skill=1.5, offset=(0.0, 0.0, 0.0, 0.0), squeeze=1.0):

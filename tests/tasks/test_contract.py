@@ -10,11 +10,12 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from torchmetrics import Metric
 
 from tests.conftest import CONF
 from tests.model.batches import N_CHANNELS, N_CLASSES, SIZES, random_batch
+from vibench.config.task import TaskConfig
 from vibench.errors import ShapeError
 from vibench.model import build_model
 from vibench.tasks.task import Sizes
@@ -37,10 +38,11 @@ def experiment(resolved, name):
 
 
 @pytest.fixture(params=[True, False], ids=["channel_independent", "joint"])
-def sizes(request):
+def sizes(request, experiment):
     return Sizes(
         d_model=D_MODEL,
         n_tokens=N_TOKENS,
+        window=experiment.data.window,
         n_channels=N_CHANNELS,
         channel_independent=request.param,
         n_classes=N_CLASSES,
@@ -50,12 +52,15 @@ def sizes(request):
 @pytest.fixture
 def task(experiment, name, sizes):
     torch.manual_seed(0)
-    return instantiate(experiment.task[name], sizes=sizes)
+    own = {f.name: getattr(experiment.task[name], f.name) for f in fields(experiment.task[name])}
+    arguments = {key: value for key, value in own.items() if key not in {f.name for f in fields(TaskConfig)}}
+    return get_class(experiment.task[name]._target_)(**arguments, sizes=sizes)
 
 
 @pytest.fixture
-def batch(experiment):
-    return random_batch(experiment, SIZE)
+def batch(experiment, task, name):
+    """As the task sees it, with its target there."""
+    return task.view(random_batch(experiment, SIZE), name)
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ def state_size(metrics):
 
 
 def test_schema_and_constructor_name_the_same_arguments(experiment, name):
-    schema = {f.name for f in fields(experiment.task[name])} - {"_target_"}
+    schema = {f.name for f in fields(experiment.task[name])} - {f.name for f in fields(TaskConfig)}
     constructor = inspect.signature(get_class(experiment.task[name]._target_))
     assert schema | {"sizes"} == set(constructor.parameters)
 

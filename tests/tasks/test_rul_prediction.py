@@ -14,14 +14,14 @@ from vibench.errors import ShapeError
 from vibench.tasks.rul_prediction import PHM08, RULPrediction
 from vibench.tasks.task import Sizes
 
-SIZES = Sizes(d_model=8, n_tokens=3, n_channels=3, channel_independent=True, n_classes=4)
+SIZES = Sizes(d_model=8, n_tokens=3, window=6, n_channels=3, channel_independent=True, n_classes=4)
 CAP_S = 7200.0
 NO_FUTURE = np.zeros((1, 0), np.float32)
 
 
 @pytest.fixture
 def task():
-    return RULPrediction(sizes=SIZES, weight=1.0, max_rul_s=CAP_S)
+    return RULPrediction(sizes=SIZES, max_rul_s=CAP_S)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ D, N, C, H, P = 8, 5, 3, 12, 4
 
 
 def forecaster(channel_independent):
-    sizes = Sizes(d_model=D, n_tokens=N, n_channels=C, channel_independent=channel_independent, n_classes=4)
-    return SignalPrediction(sizes=sizes, weight=1.0, horizon=H, patch_len=P)
+    sizes = Sizes(d_model=D, n_tokens=N, window=6, n_channels=C, channel_independent=channel_independent, n_classes=4)
+    return SignalPrediction(sizes=sizes, horizon=H, patch_len=P)
 
 
 def drawn(size=40):

@@ -12,7 +12,7 @@ from vibench.training.fit import promised_steps
 def promised(tiny):
     def call(*overrides):
         config = tiny(*overrides)
-        return promised_steps(build(config.data, targets(config)), config.training)
+        return promised_steps(build(config.data, targets(config)), config)
 
     return call
 

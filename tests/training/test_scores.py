@@ -155,8 +155,8 @@ def test_the_same_window_seen_again_is_a_sample_but_no_new_entity(model, batch):
         assert twice[name].entities == once[name].entities
 
 
-def test_the_total_loss_weighs_the_tasks_as_training_does(model, batch):
+def test_the_total_loss_weighs_the_tasks_as_configured(config, model, batch):
     results = scored(model, batch)
     weights = {"classification": 0.5, "anomaly_detection": 1, "signal_prediction": 1, "rul_prediction": 3}
     expected = sum(weights[name] * results[name].loss for name in TASKS)
-    assert total_loss(model, results) == pytest.approx(expected)
+    assert total_loss(config.task, results) == pytest.approx(expected)

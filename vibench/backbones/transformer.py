@@ -29,9 +29,7 @@ class Transformer(nn.Module):
         self.scale = math.sqrt(d_model)
         self.register_buffer("position", sinusoids(n_tokens, d_model), persistent=False)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            EncoderBlock(d_model, n_heads, d_ff, dropout, nn.ReLU()) for _ in range(e_layers)
-        )
+        self.blocks = nn.ModuleList(EncoderBlock(d_model, n_heads, d_ff, dropout, nn.ReLU()) for _ in range(e_layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(S, N, D) -> (S, N, D)."""

@@ -24,7 +24,9 @@ class Normalisation(Enum):
 class SplitConfig:
     """Who is trained on, who is validated on, who is tested on."""
 
-    by: str = setting("column whose values stay whole: entity, or any other of the store; time cuts each recording")
+    by: str = setting(
+        "column whose values stay whole: entity (bearing, run), system, or any of the store; time cuts each recording"
+    )
     fractions: list[float] = setting("shares of train, validation and test; 0 leaves a split out", low=0, high=1)
     train: list[str] = setting("values of the column to train on; empty: drawn by the fractions")
     val: list[str] = setting("values of the column to validate on; empty beside a named test: no validation")
@@ -69,6 +71,7 @@ class DataConfig:
     stride: int = setting("samples from one window to the next", low=1)
     normalisation: Normalisation = setting("none, window, recording or train")
     label: str = setting("column of the store that holds the class")
+    labels_per_class: int | None = setting("training windows of each class that keep their label; null: all", low=1)
     only: dict[str, list[str]] = setting("column: values to keep; empty keeps every recording")
     split: SplitConfig
     allow_leaky: bool = setting("go on although splits share an entity; named in every result")

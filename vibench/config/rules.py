@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import HardwareConfig
-from vibench.config.training import Precision
+from vibench.config.training import Precision, TaskOrder
 
 
 def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
@@ -16,14 +16,16 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
         d_model=config.d_model, n_tokens=config.embedding.n_tokens(config.data.window)
     )
     for name in config.task or {}:
-        yield lambda name=name: config.task[name].complaints(name=name)
+        yield lambda name=name: config.task[name].complaints(name=name, window=config.data.window)
     yield lambda: config.data.split.complaints()
     yield lambda: config.data.complaints(future=config.future)
     yield lambda: config.data.missing_paths()
     yield lambda: config.hardware.complaints()
     yield lambda: config.training.complaints()
+    yield lambda: config.training.missing_paths()
     yield lambda: config.logger.complaints()
     yield lambda: some_task(config)
+    yield lambda: every_task_trains(config)
     yield lambda: monitor_exists(config)
     yield lambda: workers_fit(config)
     yield lambda: precision_exists(config.hardware, config.training.precision)
@@ -32,6 +34,45 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
 def some_task(config: ExperimentConfig) -> Iterator[str]:
     if config.task == {}:
         yield "task is empty, so nothing would be trained; use e.g. task=classification"
+
+
+def every_task_trains(config: ExperimentConfig) -> Iterator[str]:
+    """In some epoch of the training, and no epoch is without a task."""
+    epochs, sequential = config.training.epochs, config.training.task_order is TaskOrder.sequential
+    if sequential and len(config.task) > epochs:
+        yield (
+            f"training.task_order=sequential needs an epoch for each of the {len(config.task)} tasks, there are "
+            f"training.epochs={epochs}; use training.epochs>={len(config.task)}"
+        )
+    before = len(config.task)
+    for name, task in config.task.items():
+        key = f"task.{name}"
+        if sequential and (task.first_epoch > 1 or task.last_epoch is not None):
+            before = 0
+            yield (
+                f"{key}.first_epoch and last_epoch say when {name} is trained, and so does "
+                "training.task_order=sequential; use one of them"
+            )
+        elif task.first_epoch > epochs:
+            before = 0
+            yield (
+                f"{key}.first_epoch={task.first_epoch} exceeds training.epochs={epochs}, so {name} would never be "
+                f"trained; use {key}.first_epoch<={epochs} or more epochs"
+            )
+        elif task.last_epoch is not None and task.last_epoch < task.first_epoch:
+            before = 0
+            yield (
+                f"{key}.last_epoch={task.last_epoch} is before {key}.first_epoch={task.first_epoch}; "
+                f"use {key}.last_epoch>={task.first_epoch} or null"
+            )
+    edges = {1} | {task.last_epoch + 1 for task in config.task.values() if task.last_epoch is not None}
+    for epoch in sorted(edge for edge in edges if edge <= epochs) if before else ():
+        if not any(task.trains_in(epoch) for task in config.task.values()):
+            yield (
+                f"no task is trained in epoch {epoch} of training.epochs={epochs}; "
+                "give one of them another first_epoch or last_epoch, or use fewer epochs"
+            )
+            return
 
 
 def monitor_exists(config: ExperimentConfig) -> Iterator[str]:

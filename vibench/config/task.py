@@ -21,13 +21,19 @@ class TaskConfig:
 
     _target_: str
     weight: float = setting("factor of this task's mean loss in the total loss", above=0)
+    first_epoch: int = setting("first epoch that trains this task, counted from 1", low=1)
+    last_epoch: int | None = setting("last epoch that trains this task; null: the last of all", low=1)
 
     @property
     def future(self) -> int:
         """Samples after the window that the target needs."""
         return 0
 
-    def complaints(self, *, name: str) -> Iterator[str]:
+    def trains_in(self, epoch: int) -> bool:
+        """Whether this task is on in an epoch, counted from 1."""
+        return self.first_epoch <= epoch and (self.last_epoch is None or epoch <= self.last_epoch)
+
+    def complaints(self, *, name: str, window: int) -> Iterator[str]:
         """Broken rules between fields."""
         yield from ()
 
@@ -66,7 +72,7 @@ class SignalPredictionConfig(TaskConfig):
     def future(self) -> int:
         return self.horizon
 
-    def complaints(self, *, name: str) -> Iterator[str]:
+    def complaints(self, *, name: str, window: int) -> Iterator[str]:
         if self.horizon % self.patch_len:
             yield (
                 f"task.{name}.horizon={self.horizon} is not divisible by task.{name}.patch_len={self.patch_len}; "
@@ -91,9 +97,40 @@ class RULPredictionConfig(TaskConfig):
     max_rul_s: float = setting("seconds of life at which the target is capped, and the unit of the loss", above=0)
 
 
+@dataclass(kw_only=True, slots=True)
+class MaskedReconstructionConfig(TaskConfig):
+    """The samples that were hidden from the model: pre-training without a label (Nie et al. 2023, section 3.2)."""
+
+    METRICS: ClassVar[dict[str, str]] = {"mse": "min", "mae": "min", "r2": "max"}
+
+    _target_: str = "vibench.tasks.masked_reconstruction.MaskedReconstruction"
+    mask_ratio: float = setting("share of a window that is hidden", above=0, high=0.99)
+    mask_len: int = setting("samples that are hidden together; divides data.window", low=1)
+
+    def masked(self, window: int) -> int:
+        """Stretches of ``mask_len`` samples that are hidden in a window."""
+        return round(self.mask_ratio * (window // self.mask_len))
+
+    def complaints(self, *, name: str, window: int) -> Iterator[str]:
+        stretches = window // self.mask_len
+        if window % self.mask_len:
+            near = next(n for n in range(min(self.mask_len, window), 0, -1) if window % n == 0)
+            yield (
+                f"task.{name}.mask_len={self.mask_len} does not divide data.window={window}; "
+                f"use task.{name}.mask_len={near} or a window of {max(stretches, 1) * self.mask_len}"
+            )
+        elif not 0 < self.masked(window) < stretches:
+            hidden = "none" if self.masked(window) == 0 else "all"
+            yield (
+                f"task.{name}.mask_ratio={self.mask_ratio} hides {hidden} of the {stretches} stretches of "
+                f"task.{name}.mask_len={self.mask_len} samples; use another ratio or a smaller mask_len"
+            )
+
+
 SCHEMAS = {
     "classification": ClassificationConfig,
     "anomaly_detection": AnomalyDetectionConfig,
     "signal_prediction": SignalPredictionConfig,
     "rul_prediction": RULPredictionConfig,
+    "masked_reconstruction": MaskedReconstructionConfig,
 }

@@ -1,8 +1,10 @@
 """Training schema. Every key reaches the training: ``tests/training/test_every_key_acts.py`` holds it to that."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from vibench.config.setting import setting
 
@@ -30,6 +32,22 @@ class Schedule(Enum):
     cosine = "cosine"
 
 
+class TaskOrder(Enum):
+    """Which of the tasks that are on in an epoch a step trains."""
+
+    joint = "joint"  # all of them
+    alternating = "alternating"  # one a step, in turn
+    sequential = "sequential"  # one after another, an equal share of the epochs each
+
+
+class TaskWeights(Enum):
+    fixed = "fixed"  # task.NAME.weight
+    learned = "learned"  # by each task's uncertainty, Kendall et al. 2018, https://arxiv.org/abs/1705.07115
+
+
+PARTS = ("embedding", "backbone", "tasks")  # of a model
+
+
 def wish(text: str) -> int | None:
     """The number a user fixed, or None where the planner chooses. (A string, since OmegaConf has no usable union.)"""
     return None if text == "auto" else int(text)
@@ -37,6 +55,29 @@ def wish(text: str) -> int | None:
 
 def _is_wish(text: str) -> bool:
     return text == "auto" or (text.isascii() and text.isdigit() and int(text) > 0)
+
+
+def checkpoint_of(source: str) -> Path:
+    """The file of weights that ``training.init_from`` names: itself, or the one that a completed run was tested with.
+
+    Raises:
+        ValueError: there is none; says why and what to name instead.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError("does not exist; name the directory of a run, or a checkpoint")
+    try:
+        status = json.loads((path / "status.json").read_text())
+        state, checkpoint = status["state"], status.get("checkpoint")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError("is no directory of a run; name one that holds a status.json, or a checkpoint") from None
+    if state != "completed":
+        raise ValueError(f"is a run that is {state}, not completed; name a file in {path / 'checkpoints'} to use it")
+    if not (path / checkpoint).is_file():
+        raise ValueError(f"has no {checkpoint} any more; name another run, or a checkpoint")
+    return path / checkpoint
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,8 +98,41 @@ class TrainingConfig:
     warmup_steps: int = setting("steps over which the learning rate rises from zero", low=0)
     monitor: str | None = setting("TASK/METRIC or loss of the validation that picks the best checkpoint; null: none")
     patience: int | None = setting("validations without a better monitor before training stops; null: never", low=1)
+    task_order: TaskOrder = setting("joint, alternating (one task a step) or sequential (one after another)")
+    task_weights: TaskWeights = setting("fixed (task.NAME.weight) or learned (each task's uncertainty)")
+    init_from: str | None = setting("directory of a completed run, or a checkpoint, to start from; null: fresh weights")
+    init_parts: list[str] = setting("what is taken from init_from: embedding, backbone, tasks (heads of both)")
+    freeze: list[str] = setting("parts that init_from filled and training leaves as they are: embedding, backbone")
+
+    def missing_paths(self) -> Iterator[str]:
+        """Paths that must exist and do not."""
+        if self.init_from is not None:
+            try:
+                checkpoint_of(self.init_from)
+            except ValueError as error:
+                yield f"training.init_from={self.init_from} {error}"
 
     def complaints(self) -> Iterator[str]:
+        yield from self._parts()
+        yield from self._steps()
+
+    def _parts(self) -> Iterator[str]:
+        """What is taken over, and what is frozen."""
+        for key, legal in (("init_parts", PARTS), ("freeze", PARTS[:2])):
+            for name in getattr(self, key):
+                if name not in legal:
+                    yield f"training.{key} names {name}, which is no part to name here; there are {', '.join(legal)}"
+        if self.init_from is not None and not self.init_parts:
+            yield "training.init_parts is empty, so training.init_from would give nothing; use [embedding,backbone]"
+        for name in self.freeze:
+            if name in PARTS[:2] and (self.init_from is None or name not in self.init_parts):
+                yield (
+                    f"training.freeze names {name}, but its weights would be random: "
+                    + (f"add {name} to training.init_parts" if self.init_from else "set training.init_from")
+                )
+
+    def _steps(self) -> Iterator[str]:
+        """How a step is cut, and how many there are."""
         wrong = [key for key in ("micro_batch", "accumulation") if not _is_wish(getattr(self, key))]
         for key in wrong:
             yield f"training.{key}={getattr(self, key)} is neither auto nor a whole number from 1; use e.g. auto"

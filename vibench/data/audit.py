@@ -51,6 +51,33 @@ def audit(
     }
 
 
+def audit_start(certificate: dict[str, Any], seen: list[str], source: str, allow_leaky: bool) -> None:
+    """Add to the certificate what the weights that a training starts from have seen of the test.
+
+    Args:
+        certificate: of the splits; changed in place.
+        seen: entities that those weights were trained on or chosen by, as :func:`entities_of` names them.
+        source: where they come from, for the message.
+        allow_leaky: go on although something is shared.
+
+    Raises:
+        DataError: they have seen entities of the test, and ``allow_leaky`` was not set.
+    """
+    common = sorted(set(seen) & set(entities_of(certificate, "test")))
+    if not common:
+        return
+    shared = {"splits": [source, "test"], "entities": common, "overlapping_windows": 0, "copied_windows": 0}
+    if not allow_leaky:
+        raise DataError(_message([shared]))
+    certificate |= {"clean": False, "waived": True, "shared": [*certificate["shared"], shared]}
+
+
+def entities_of(certificate: dict[str, Any], *splits: str) -> list[str]:
+    """The entities of some splits."""
+    there = certificate["splits"]
+    return sorted({entity for name in splits if name in there for entity in there[name]["entities"]})
+
+
 class _Prints:
     """Fingerprints of the samples of a split, wherever its windows happen to begin.
 
@@ -153,5 +180,5 @@ def _message(shared: list[dict[str, Any]]) -> str:
             found.append(f"{common['copied_windows']} windows of {second} hold samples that {first} holds too")
     return (
         f"the splits leak: {'; '.join(found)}; "
-        "use data.split.by=entity, or data.allow_leaky=true, which every result will say"
+        "split by entity (data.split.by, data.split.seed), or use data.allow_leaky=true, which every result will say"
     )

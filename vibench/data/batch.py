@@ -25,6 +25,7 @@ class Target(NamedTuple):
         per_channel: whether every channel has a target, stacked to (C, \\*shape).
         future: samples after the window that ``of`` needs.
         distinct: different values the test must hold for the task's metrics to be defined.
+        of_class: whether who labels a window with its class gives this label, too (``data.labels_per_class``).
     """
 
     of: Callable[[Recording, np.ndarray, int], np.ndarray | float | int | None]
@@ -33,6 +34,7 @@ class Target(NamedTuple):
     per_channel: bool = False
     future: int = 0
     distinct: int = 1
+    of_class: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,3 +82,8 @@ class Batch:
     def part(self, start: int, stop: int) -> "Batch":
         """Windows ``start`` to ``stop``, as views."""
         return self._each(lambda tensor: tensor[start:stop])
+
+
+def labelled(present: Tensor) -> Tensor:
+    """(B, ...) -> (B,): windows with any label of a task."""
+    return present.flatten(1).any(1) if present.ndim > 1 else present

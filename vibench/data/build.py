@@ -7,6 +7,7 @@ import numpy as np
 from vibench.config.data import DataConfig, DemoConfig, StoreConfig
 from vibench.data.audit import audit
 from vibench.data.batch import Target
+from vibench.data.few_labels import few_labels
 from vibench.data.loader import Data
 from vibench.data.normalisation import check_samples, scaling_of
 from vibench.data.splits import NAMES, Segment, column, make_splits
@@ -33,6 +34,9 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     classes = _label(recordings, config.label)
     span = span_of(config.window, targets)
     places, short = _cut(store, recordings, splits, config, span)
+    unlabelled = None
+    if config.labels_per_class is not None:
+        places["train"], unlabelled = few_labels(recordings, places["train"], targets, classes, config)
     check_samples(store, recordings)
     certificate = audit(store, recordings, places, span, config.window, config.allow_leaky)
     n_channels = max(store.channels(r.system) for r in recordings)
@@ -48,6 +52,7 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
             targets=targets,
             scaling=scaling,
             entities=entities,
+            unlabelled=unlabelled if name == "train" else None,
         )
         for name, rows in places.items()
     }
@@ -56,6 +61,8 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     for part, rows in zip(certificate["splits"].values(), places.values(), strict=True):
         labels = [recordings[i].label for i in rows[:, 0].tolist()]
         part["windows_per_class"] = {name: labels.count(number) for number, name in enumerate(classes)}
+    if config.labels_per_class is not None:
+        certificate["splits"]["train"]["labels_per_class"] = config.labels_per_class
     certificate |= {"store": str(path), "by": config.split.by, "short_recordings": short, "classes": classes}
     return Data(splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers)
 
@@ -167,7 +174,8 @@ def _count(windows: Windows, target: Target) -> tuple[int, set[float]]:
     for number, at, n in zip(numbers.tolist(), first.tolist(), per_recording.tolist(), strict=True):
         ends = windows.places[[at, at + n - 1], 1] + windows.window
         found = [target.of(windows.recordings[number], future, int(end)) for end in ends]
-        if found[0] is not None:
-            count += n
+        told = n - int(windows.unlabelled[at : at + n].sum()) if target.of_class else n
+        if found[0] is not None and told:
+            count += told
             values |= {0.0} if target.per_channel else set(map(float, found))
     return count, values

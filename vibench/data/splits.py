@@ -55,7 +55,9 @@ def make_splits(
 
 
 def column(recording: Recording, name: str) -> str:
-    """A text column of a recording, by name."""
+    """A text column of a recording, by name; ``bearing`` and ``run`` are the entity where there is no such column."""
+    if name in ("bearing", "run") and name not in recording.columns:
+        return recording.entity
     if name in ("entity", "system", "id", "source"):
         return getattr(recording, name)
     if name not in recording.columns:

@@ -19,7 +19,7 @@ from vibench.data.bearing import NSK_6804, SKF_6205, Bearing
 from vibench.data.store import RawRecording, write_store
 from vibench.errors import DataError
 
-SIMULATION = 1  # raised whenever the same config would simulate other samples: a cached store is then made anew
+SIMULATION = 2  # raised whenever the same config would simulate other samples: a cached store is then made anew
 FAULTS = ("healthy", "inner", "outer", "ball")
 SLIP = 0.01  # standard deviation of the time between two impulses, relative
 LOAD_ZONE = 0.35  # half of it is loaded below 0.5: a bearing with clearance
@@ -165,7 +165,7 @@ def recordings(config: DemoConfig) -> Iterator[RawRecording]:
 
 
 def _bearing(config: DemoConfig, machine: Machine, fault: str, number: int) -> Iterator[RawRecording]:
-    entity = f"{machine.name}-{fault}-{number}"
+    entity = _entity(config, f"{machine.name}-{fault}-{number}")
     rng = _stream(config, entity)
     specimen = Specimen.draw(rng)
     for condition in machine.conditions[: config.conditions]:
@@ -182,7 +182,7 @@ def _bearing(config: DemoConfig, machine: Machine, fault: str, number: int) -> I
 
 
 def _life(config: DemoConfig, machine: Machine, number: int) -> Iterator[RawRecording]:
-    entity = f"{machine.name}-life-{number}"
+    entity = _entity(config, f"{machine.name}-life-{number}")
     rng = _stream(config, entity)
     specimen, fault = Specimen.draw(rng), FAULTS[1 + rng.integers(3)]
     life_s, onset = rng.uniform(5400, 10800), rng.uniform(0.2, 0.4)
@@ -200,6 +200,11 @@ def _life(config: DemoConfig, machine: Machine, number: int) -> Iterator[RawReco
             rul_s=life_s * (1 - share),
             columns={"fault": "", "rpm": f"{condition[0]:g}", "load": f"{condition[1]:g}"},
         )
+
+
+def _entity(config: DemoConfig, name: str) -> str:
+    """A name of its own for every machine there can be: by their names it is known what a model has seen."""
+    return name if config.machine_seed == 0 else f"{name}-seed{config.machine_seed}"
 
 
 def _stream(config: DemoConfig, entity: str) -> Generator:

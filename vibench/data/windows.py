@@ -37,6 +37,7 @@ class Windows(Dataset):
         targets: task -> how its target is read.
         scaling: (recordings, 2, C) float32, mean and scale of each recording's channels; None takes each window's own.
         entities: name -> number.
+        unlabelled: (windows,) bool, those whose class is not told; None tells all.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class Windows(Dataset):
         targets: dict[str, Target],
         scaling: np.ndarray | None,
         entities: dict[str, int],
+        unlabelled: np.ndarray | None = None,
     ) -> None:
         self.store, self.recordings, self.places, self.window = store, recordings, places, window
         self.n_channels, self.targets, self.scaling = n_channels, targets, scaling
         self.span = span_of(window, targets)
+        self.unlabelled = np.zeros(len(places), bool) if unlabelled is None else unlabelled
         systems = {name: i for i, name in enumerate(store.systems)}
         used = [recordings[i] for i in places[:, 0]]
         self.rate_hz = torch.tensor([r.rate_hz for r in used], dtype=torch.float32)
@@ -72,7 +75,8 @@ class Windows(Dataset):
         signal = np.zeros((size, self.n_channels, self.window), np.float32)
         scale = np.ones((size, self.n_channels), np.float32)
         targets, present = self._empty(size)
-        for row, (number, start) in enumerate(self.places[indices].tolist()):
+        for row, index in enumerate(indices):
+            number, start = self.places[index].tolist()
             recording = self.recordings[number]
             samples = self.store.signal(recording, start, start + self.span).T
             c = len(samples)
@@ -80,6 +84,8 @@ class Windows(Dataset):
             normalised = (samples - mean[:c, None]) / spread[:c, None]
             signal[row, :c], scale[row, :c] = normalised[:, : self.window], spread[:c]
             for task, target in self.targets.items():
+                if target.of_class and self.unlabelled[index]:
+                    continue
                 value = target.of(recording, normalised[:, self.window :], start + self.window)
                 if value is not None:
                     where = (row, slice(c)) if target.per_channel else row
@@ -95,6 +101,18 @@ class Windows(Dataset):
             targets={task: _tensor(values, self.targets[task]) for task, values in targets.items()},
             present={task: torch.from_numpy(values) for task, values in present.items()},
         )
+
+    def labels(self, task: str) -> Tensor:
+        """(n,) every label of a task that is one number of a whole window; empty where it is not. Reads no signal."""
+        target, nothing = self.targets[task], np.zeros((self.n_channels, 0), np.float32)
+        if target.per_channel:
+            return torch.empty(0, dtype=target.dtype)
+        values = [
+            target.of(self.recordings[number], nothing, start + self.window)
+            for (number, start), hidden in zip(self.places.tolist(), self.unlabelled, strict=True)
+            if not (target.of_class and hidden)
+        ]
+        return torch.tensor([value for value in values if value is not None], dtype=target.dtype)
 
     def _empty(self, size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         targets, present = {}, {}

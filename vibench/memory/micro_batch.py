@@ -3,45 +3,83 @@
 The labels of the whole batch are counted first; each part's losses are divided by those counts, so that the sum over
 the parts is the gradient of the un-split batch. A mean of the parts' means is not: uneven parts and masked labels
 weigh differently.
+
+Of each part, one task after another is predicted and sent backward as far as the tokens, so that the activations of one
+head are held at a time; then the tokens' summed gradient goes through the backbone, once.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vibench.data.batch import Batch
+from vibench.data.batch import Batch, labelled
 from vibench.model import Model
+
+
+@dataclass(kw_only=True, slots=True)
+class Share:
+    """What one task contributed to a step.
+
+    Attributes:
+        loss: mean over its labels, not weighted; zero where it has none.
+        samples: windows with a label.
+        squared_norm: of the gradient that its weighted loss sends into the tokens of the batch; None if not measured.
+    """
+
+    loss: Tensor
+    samples: int
+    squared_norm: Tensor | None
 
 
 def accumulate(
     model: Model,
     batch: Batch,
     *,
+    factors: dict[str, float],
     micro_batch: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
-    backward: Callable[[Tensor], None],
-) -> dict[str, Tensor]:
-    """Add the gradient of the batch's loss to the parameters and return each task's mean loss, detached.
+    scale: Callable[[Tensor], Tensor],
+    measure: bool,
+) -> dict[str, Share]:
+    """Add the gradient of the batch's loss to the parameters.
 
     Args:
         batch: on the host; its parts are moved to the device one by one.
+        factors: task -> weight of its mean loss; tasks that are not named are left out.
         micro_batch: windows at once on the device.
         autocast: context of the forward pass.
-        backward: called with the loss of each part.
+        scale: what a loss is multiplied by before it goes backward, against underflow.
+        measure: also the norms of the tasks' gradients.
     """
-    counts = {name: task.count(batch.present[name]).clamp(min=1).to(device) for name, task in model.tasks.items()}
-    losses = {name: torch.zeros((), device=device) for name in model.tasks}
+    counts, shares = {}, {}
+    for name in factors:
+        present = batch.present[name]
+        counts[name] = model.tasks[name].count(present).clamp(min=1).to(device)
+        zero = torch.zeros((), device=device)
+        samples = int(labelled(present).sum())
+        shares[name] = Share(loss=zero, samples=samples, squared_norm=zero.clone() if measure else None)
     for start in range(0, len(batch), micro_batch):
         part = batch.part(start, start + micro_batch).to(device, non_blocking=True)
-        with autocast():
-            predictions = model(part)
-        total = torch.zeros((), device=device)
-        for name, task in model.tasks.items():
-            mean = task.loss(predictions[name], part.targets[name], part.present[name]) / counts[name]
-            losses[name] += mean.detach()
-            total = total + task.weight * mean
-        backward(total)
-    return losses
+        for seen, names in model.views(part, list(factors)):
+            with autocast():
+                tokens, real = model.encode(seen)
+            gradient = None
+            for name in names:
+                own = tokens.detach().requires_grad_(tokens.requires_grad)
+                task = model.tasks[name]
+                with autocast():
+                    prediction = task(own, real)
+                mean = task.loss(prediction, seen.targets[name], seen.present[name]) / counts[name]
+                scale(mean * factors[name]).backward()
+                shares[name].loss += mean.detach()
+                if own.grad is not None:
+                    gradient = own.grad if gradient is None else gradient + own.grad
+                    if measure:
+                        shares[name].squared_norm += own.grad.float().square().sum()
+            if gradient is not None:
+                tokens.backward(gradient)
+    return shares

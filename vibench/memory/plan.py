@@ -15,9 +15,9 @@ from vibench.config.hardware import Device, HardwareConfig
 from vibench.config.training import Optimizer, Precision, wish
 from vibench.errors import MemoryFitError
 from vibench.memory.device import GIB
-from vibench.model import build_model
+from vibench.model import build_model, freeze
 
-STATE_BYTES = {Optimizer.adamw: 8, Optimizer.adam: 8, Optimizer.sgd: 4}  # per parameter, all in fp32
+STATE_BYTES = {Optimizer.adamw: 8, Optimizer.adam: 8, Optimizer.sgd: 4}  # per trained parameter, all in fp32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +49,10 @@ def fit(config: ExperimentConfig, *, n_channels: int, n_classes: int) -> MemoryP
     """
     with torch.device("meta"):
         model = build_model(config, n_channels=n_channels, n_classes=n_classes)
+    freeze(model, config.training.freeze)
     parameters = sum(p.numel() for p in model.parameters())
-    state_gib = parameters * (8 + STATE_BYTES[config.training.optimizer]) / GIB
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state_gib = (parameters * 4 + trained * (4 + STATE_BYTES[config.training.optimizer])) / GIB
     usable_gib = usable(config.hardware)
     if usable_gib is not None and state_gib > usable_gib:
         raise MemoryFitError(_refusal(config, model, parameters, state_gib, usable_gib))

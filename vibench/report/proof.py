@@ -18,6 +18,7 @@ class Evidence:
         promised_metrics: task -> names of its metrics.
         results: task -> metrics, samples, entities and loss, from a fresh model with weights from disk.
         labelled: task -> windows of the test split that have a label, counted when the splits were made.
+        labels_seen: task -> windows with a label in the steps that trained it.
         certificate: what the audit of the splits found.
     """
 
@@ -28,6 +29,7 @@ class Evidence:
     promised_metrics: dict[str, list[str]]
     results: dict[str, dict[str, Any]]
     labelled: dict[str, int]
+    labels_seen: dict[str, int]
     certificate: dict[str, Any]
 
 
@@ -54,6 +56,8 @@ def unproven(evidence: Evidence) -> list[str]:
         if result is None:
             missing.append(f"{task} was not evaluated")
             continue
+        if not evidence.labels_seen[task]:
+            missing.append(f"{task} was trained on no label")
         if result["samples"] == 0:
             missing.append(f"{task} was evaluated on no sample")
         elif result["samples"] != evidence.labelled[task]:

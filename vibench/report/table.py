@@ -1,32 +1,42 @@
 """The table a run ends with."""
 
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-SPLITS = ("train", "val", "test")
-
 
 def print_result(status: dict[str, Any], run_dir: str, console: Console | None = None) -> None:
-    """Task, metric, value, samples, entities; then the split, the device, and where things are.
+    """Task, metric, value, naive line, margin, samples, entities; then the split, the device, and where things are.
+
+    The margin is how much better than the naive line the value is, in the unit of the metric.
 
     Args:
         status: of a completed run, as in ``status.json``.
     """
     console = console or Console()
-    table = Table("task", "metric", "value", "samples", "entities", title="test")
+    table = Table("task", "metric", "value", "naive", "margin", title="test")
     for column in table.columns[2:]:
         column.justify = "right"
     for task, result in status["results"].items():
-        first = True
-        for metric, value in result["metrics"].items():
-            counts = (str(result["samples"]), str(result["entities"])) if first else ("", "")
-            table.add_row(task if first else "", metric, f"{value:.4f}", *counts)
-            first = False
+        head = (task, f"{result['samples']} windows", f"{result['entities']} entities")
+        rows = [
+            (metric, f"{value:.4g}", *_against(value, result["naive"][metric], result["better"][metric]))
+            for metric, value in result["metrics"].items()
+        ]
+        for text, row in zip_longest(head, rows):
+            table.add_row(text or "", *(row or ()))
         table.add_section()
     console.print(table)
     console.print("\n".join(summary(status, run_dir)), soft_wrap=True, highlight=False)
+
+
+def _against(value: float, naive: float | None, better: str) -> tuple[str, str]:
+    """The naive line and the margin over it, as text."""
+    if naive is None:
+        return "", ""
+    return f"{naive:.4g}", f"{value - naive if better == 'max' else naive - value:+.4g}"
 
 
 def summary(status: dict[str, Any], run_dir: str) -> list[str]:
@@ -46,6 +56,8 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
         steps += f", stopped early: {status['early_stop']}"
     if status["skipped_steps"]:
         steps += f", {status['skipped_steps']} without an update (fp16 overflow)"
+    if status["start"]:
+        lines.append(f"start    {', '.join(status['start']['parts'])} of {status['start']['checkpoint']}")
     plan = status["plan"]
     device = f"device   {status['device']}, {plan['precision']}, micro-batch {plan['micro_batch']}"
     return [

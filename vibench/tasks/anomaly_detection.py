@@ -10,7 +10,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryPrecision, BinaryRecall
 
 from vibench.config.task import TaskConfig
-from vibench.data.batch import Target
+from vibench.data.batch import Batch, Target
 from vibench.tasks.macro import MacroF1
 from vibench.tasks.ranking import AUROC, AveragePrecision, Ranking
 from vibench.tasks.task import Sizes, Task, check_present, check_shape, pooled
@@ -21,18 +21,23 @@ class AnomalyDetection(Task):
 
     Args:
         sizes: of the model and the data.
-        weight: factor of this task in the total loss.
         threshold: probability from which a window is called faulty; fixed beforehand, never fitted to the test.
     """
 
-    def __init__(self, *, sizes: Sizes, weight: float, threshold: float) -> None:
+    def __init__(self, *, sizes: Sizes, threshold: float) -> None:
         super().__init__()
-        self.weight, self.threshold = weight, threshold
+        self.threshold = threshold
         self.head = nn.Linear(sizes.d_model, 1)
 
     @staticmethod
     def target(config: TaskConfig) -> Target:
-        return Target(of=lambda recording, future, end: recording.anomaly, shape=(), dtype=torch.float32, distinct=2)
+        return Target(
+            of=lambda recording, future, end: recording.anomaly,
+            shape=(),
+            dtype=torch.float32,
+            distinct=2,
+            of_class=True,
+        )
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, G, N, D) -> logit (B,)."""
@@ -43,6 +48,10 @@ class AnomalyDetection(Task):
         check_present("anomaly_detection", present, target.shape)
         losses = F.binary_cross_entropy_with_logits(prediction.float(), target, reduction="none")
         return (losses * present).sum()
+
+    def naive(self, batch: Batch, known: Tensor) -> Tensor:
+        """The share of faulty windows in the training, whatever the window."""
+        return known.mean().clamp(0.01, 0.99).logit().expand(len(batch))
 
     def metrics(self) -> MetricCollection:
         return MetricCollection(

@@ -10,7 +10,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from vibench.config.task import TaskConfig
-from vibench.data.batch import Target
+from vibench.data.batch import Batch, Target
 from vibench.errors import ShapeError
 from vibench.tasks.macro import MacroF1, MacroPrecision, MacroRecall
 from vibench.tasks.ranking import AUROC, AveragePrecision, Ranking
@@ -22,18 +22,19 @@ class Classification(Task):
 
     Args:
         sizes: of the model and the data.
-        weight: factor of this task in the total loss.
         label_smoothing: probability spread evenly over all classes.
     """
 
-    def __init__(self, *, sizes: Sizes, weight: float, label_smoothing: float) -> None:
+    def __init__(self, *, sizes: Sizes, label_smoothing: float) -> None:
         super().__init__()
-        self.weight, self.label_smoothing, self.n_classes = weight, label_smoothing, sizes.n_classes
+        self.label_smoothing, self.n_classes = label_smoothing, sizes.n_classes
         self.head = nn.Linear(sizes.d_model, sizes.n_classes)
 
     @staticmethod
     def target(config: TaskConfig) -> Target:
-        return Target(of=lambda recording, future, end: recording.label, shape=(), dtype=torch.int64, distinct=2)
+        return Target(
+            of=lambda recording, future, end: recording.label, shape=(), dtype=torch.int64, distinct=2, of_class=True
+        )
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, G, N, D) -> logits (B, K)."""
@@ -48,6 +49,11 @@ class Classification(Task):
         check_present("classification", present, target.shape)
         losses = F.cross_entropy(prediction.float(), target, reduction="none", label_smoothing=self.label_smoothing)
         return (losses * present).sum()
+
+    def naive(self, batch: Batch, known: Tensor) -> Tensor:
+        """The majority class of the training, whatever the window."""
+        shares = torch.bincount(known, minlength=self.n_classes) / len(known)
+        return shares.expand(len(batch), -1)
 
     def metrics(self) -> MetricCollection:
         return MetricCollection(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
 
 from vibench.config.task import RULPredictionConfig
-from vibench.data.batch import Target
+from vibench.data.batch import Batch, Target
 from vibench.data.store import Recording
 from vibench.tasks.task import Sizes, Task, check_present, check_shape, pooled
 
@@ -23,13 +23,14 @@ class RULPrediction(Task):
 
     Args:
         sizes: of the model and the data.
-        weight: factor of this task in the total loss.
         max_rul_s: the cap in seconds, which is 1.
     """
 
-    def __init__(self, *, sizes: Sizes, weight: float, max_rul_s: float) -> None:
+    gaussian = True
+
+    def __init__(self, *, sizes: Sizes, max_rul_s: float) -> None:
         super().__init__()
-        self.weight, self.max_rul_s = weight, max_rul_s
+        self.max_rul_s = max_rul_s
         self.head = nn.Sequential(nn.Linear(sizes.d_model, sizes.d_model), nn.GELU(), nn.Linear(sizes.d_model, 1))
 
     @staticmethod
@@ -50,6 +51,10 @@ class RULPrediction(Task):
         check_shape("rul_prediction", prediction, target)
         check_present("rul_prediction", present, target.shape)
         return ((prediction.float() - target).square() * present).sum()
+
+    def naive(self, batch: Batch, known: Tensor) -> Tensor:
+        """The mean remaining life of the training, whatever the window."""
+        return known.mean().expand(len(batch))
 
     def metrics(self) -> MetricCollection:
         return MetricCollection(

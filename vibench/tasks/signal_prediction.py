@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from vibench.config.task import SignalPredictionConfig
-from vibench.data.batch import Target
+from vibench.data.batch import Batch, Target
 from vibench.data.store import Recording
 from vibench.tasks.task import Sizes, Task, check_present, check_shape
 
@@ -23,14 +23,15 @@ class SignalPrediction(Task):
 
     Args:
         sizes: of the model and the data.
-        weight: factor of this task in the total loss.
         horizon: H, samples to forecast.
         patch_len: P; divides ``horizon``.
     """
 
-    def __init__(self, *, sizes: Sizes, weight: float, horizon: int, patch_len: int) -> None:
+    gaussian = True
+
+    def __init__(self, *, sizes: Sizes, horizon: int, patch_len: int) -> None:
         super().__init__()
-        self.weight, self.horizon = weight, horizon
+        self.horizon = horizon
         self.outputs = 1 if sizes.channel_independent else sizes.n_channels
         self.mix = nn.Linear(sizes.n_tokens, horizon // patch_len)
         self.read = nn.Linear(sizes.d_model, patch_len * self.outputs)
@@ -55,6 +56,10 @@ class SignalPrediction(Task):
         check_shape("signal_prediction", prediction, target)
         check_present("signal_prediction", present, target.shape[:-1])
         return ((prediction.float() - target).square() * present[..., None]).sum()
+
+    def naive(self, batch: Batch, known: Tensor) -> Tensor:
+        """The last sample of the window, again and again."""
+        return batch.signal[..., -1:].expand(-1, -1, self.horizon)
 
     def metrics(self) -> MetricCollection:
         return MetricCollection(

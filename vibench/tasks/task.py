@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from vibench.config.task import TaskConfig
-from vibench.data.batch import Target
+from vibench.data.batch import Batch, Target
 from vibench.errors import ShapeError
 
 
@@ -21,6 +21,7 @@ class Sizes:
     Attributes:
         d_model: D.
         n_tokens: N.
+        window: L, samples of a window.
         n_channels: C, of the widest system.
         channel_independent: whether G is C, else it is 1.
         n_classes: classes of the data.
@@ -28,6 +29,7 @@ class Sizes:
 
     d_model: int
     n_tokens: int
+    window: int
     n_channels: int
     channel_independent: bool
     n_classes: int
@@ -36,13 +38,23 @@ class Sizes:
 class Task(nn.Module):
     """One thing to predict. Subclasses are one file each.
 
-    ``target`` is asked before there is a model, so it is static.
+    ``target`` is asked before there is a model, so it is static. ``gaussian`` says whether the loss is a squared error,
+    which a learned uncertainty divides by twice its variance, or a negative log-likelihood of classes.
     """
+
+    gaussian = False
 
     @staticmethod
     def target(config: TaskConfig) -> Target:
         """How the target is read from a recording."""
         raise NotImplementedError
+
+    def view(self, batch: Batch, name: str) -> Batch:
+        """What this task, of that name, lets the model see of a batch, with its target there.
+
+        The batch itself where nothing is hidden.
+        """
+        return batch
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """Prediction from tokens (B, G, N, D); ``real`` (B, G) marks the sequences of channels that exist."""
@@ -54,6 +66,10 @@ class Task(nn.Module):
 
     def loss(self, prediction: Tensor, target: Tensor, present: Tensor) -> Tensor:
         """Sum of the losses of all present labels; zero, with a gradient of zero, where there is none."""
+        raise NotImplementedError
+
+    def naive(self, batch: Batch, known: Tensor) -> Tensor:
+        """What is predicted without a model: from the labels of the training split (n, ...), or the window alone."""
         raise NotImplementedError
 
     def metrics(self) -> MetricCollection:

@@ -65,18 +65,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The model's weights in a checkpoint, under the names that the model knows."""
+    prefix = "model."
+    return {k.removeprefix(prefix): v for k, v in checkpoint.get("state_dict", {}).items() if k.startswith(prefix)}
+
+
 def load_weights(model: torch.nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
     """Put the weights of a checkpoint into a model, all of them.
 
     Raises:
         CheckpointError: the checkpoint is of another model; names what differs.
     """
-    weights = {
-        name.removeprefix("model."): value
-        for name, value in checkpoint.get("state_dict", {}).items()
-        if name.startswith("model.")
-    }
-    own = model.state_dict()
+    weights, own = weights_of(checkpoint), model.state_dict()
     differences = [f"{name} is missing" for name in own if name not in weights]
     differences += [f"{name} is not of this model" for name in weights if name not in own]
     differences += [

@@ -1,5 +1,7 @@
 """Evaluate: a fresh model, its weights from disk, one pass over a split."""
 
+import dataclasses
+
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -15,12 +17,14 @@ from vibench.training.scores import Scores, TaskResult
 def evaluate(
     model: Model, data: Data, split: str, plan: MemoryPlan, *, batch_size: int, device: torch.device
 ) -> dict[str, TaskResult]:
-    """Task -> what the model reaches on a split; every window counts once, nothing is drawn."""
+    """Task -> what the model reaches on a split, beside its naive line; every window counts once, nothing is drawn."""
     model.to(device).eval()
-    scores = Scores(model).to(device)
+    scores, naive = Scores(model).to(device), Scores(model).to(device)
+    known = {name: data.splits["train"].labels(name).to(device) for name in model.tasks}
     loader = data.loader(split, batch_size)
     console = Console(stderr=True)
     shown = {"console": console, "transient": True, "disable": not console.is_terminal}
     for batch in track(loader, f"evaluating {split}", **shown):
-        score_batch(model, batch, scores, plan, device)
-    return scores.results()
+        score_batch(model, batch, scores, plan, device, (naive, known))
+    lines = naive.results()
+    return {name: dataclasses.replace(result, naive=lines[name].metrics) for name, result in scores.results().items()}

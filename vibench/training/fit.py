@@ -14,12 +14,12 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.logger import Writer
-from vibench.config.training import TrainingConfig
+from vibench.config.training import TaskOrder
 from vibench.data.loader import Data
 from vibench.errors import ConfigError
 from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan
-from vibench.model import Model
+from vibench.model import Model, freeze
 from vibench.training.checkpoints import AtomicCheckpointIO
 from vibench.training.module import TrainingModule, directions
 from vibench.training.progress import ProgressLine
@@ -34,6 +34,8 @@ class Fitted:
         skipped_steps: steps without an update, since fp16 gradients overflowed.
         early_stop: why fewer steps were done than promised; None where all were.
         checkpoint: file of the weights to evaluate: the best where one is monitored, else the last.
+        labels_seen: task -> windows with a label in the steps that trained it.
+        task_weights: task -> factor of its loss in the last step.
     """
 
     promised_steps: int
@@ -41,14 +43,17 @@ class Fitted:
     skipped_steps: int
     early_stop: str | None
     checkpoint: Path
+    labels_seen: dict[str, int]
+    task_weights: dict[str, float]
 
 
-def promised_steps(data: Data, training: TrainingConfig) -> int:
+def promised_steps(data: Data, config: ExperimentConfig) -> int:
     """Optimizer steps of the whole training.
 
     Raises:
-        ConfigError: the warm-up would not end within them.
+        ConfigError: the warm-up would not end within them, or a task would not begin.
     """
+    training = config.training
     per_epoch = -(-len(data.splits["train"]) // training.global_batch_size)
     steps = min(per_epoch * training.epochs, training.max_steps or per_epoch * training.epochs)
     if training.warmup_steps >= steps:
@@ -58,6 +63,17 @@ def promised_steps(data: Data, training: TrainingConfig) -> int:
                 f"({training.epochs} epochs of {per_epoch}); use training.warmup_steps<={steps - 1} or more epochs"
             ]
         )
+    reached = -(-steps // per_epoch)
+    sequential = training.task_order is TaskOrder.sequential
+    for number, (name, task) in enumerate(config.task.items()):
+        first = -(-number * training.epochs // len(config.task)) + 1 if sequential else task.first_epoch
+        if first > reached:
+            raise ConfigError(
+                [
+                    f"training.max_steps={training.max_steps} ends in epoch {reached} of {per_epoch} steps, but {name} "
+                    f"is trained from epoch {first}; use training.max_steps>{(first - 1) * per_epoch} or null"
+                ]
+            )
     return steps
 
 
@@ -79,11 +95,18 @@ def fit(
     if device.type == "cpu":
         keep_freed_memory()
     training = config.training
+    freeze(model, training.freeze)
     loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
     validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None
-    promised = promised_steps(data, training)
+    promised = promised_steps(data, config)
     module = TrainingModule(
-        model, training, plan, total_steps=promised, log_every=config.logger.every_n_steps, identity=identity
+        model,
+        config.task,
+        training,
+        plan,
+        total_steps=promised,
+        log_every=config.logger.every_n_steps,
+        identity=identity,
     )
     monitor = f"val/{training.monitor}" if training.monitor else None
     watch = _watch(config, monitor, run_dir / "checkpoints")
@@ -117,6 +140,8 @@ def fit(
         skipped_steps=module.skipped_steps,
         early_stop=reason if module.steps_done < promised else None,
         checkpoint=best if monitor else run_dir / "checkpoints" / "last.ckpt",
+        labels_seen=module.labels_seen,
+        task_weights=module.weighing.factors(),
     )
 
 

@@ -12,12 +12,13 @@ from vibench.config.task import TaskConfig
 from vibench.config.training import Optimizer, TrainingConfig
 from vibench.data.batch import Batch
 from vibench.errors import NanError
-from vibench.memory.micro_batch import accumulate
+from vibench.memory.micro_batch import Share, accumulate
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
 from vibench.training.precision import autocast, grad_scaler
 from vibench.training.schedule import lr_factor
 from vibench.training.scores import Scores, total_loss
+from vibench.training.task_weights import Weighing, in_turn
 
 
 class TrainingModule(LightningModule):
@@ -25,6 +26,7 @@ class TrainingModule(LightningModule):
 
     Args:
         model: what is trained.
+        tasks: what its tasks weigh, and when they are trained.
         config: how.
         plan: micro-batch and precision.
         total_steps: optimizer steps the run promises.
@@ -35,6 +37,7 @@ class TrainingModule(LightningModule):
     def __init__(
         self,
         model: Model,
+        tasks: dict[str, TaskConfig],
         config: TrainingConfig,
         plan: MemoryPlan,
         *,
@@ -44,22 +47,28 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.config, self.plan = model, config, plan
+        self.model, self.tasks, self.config, self.plan = model, tasks, config, plan
         self.total_steps, self.log_every, self.identity = total_steps, log_every, identity
+        self.weighing = Weighing(model, tasks, config.task_weights)
         self.steps_done, self.skipped_steps = 0, 0
         self.scores = Scores(model)
         self.last_losses: dict[str, float] = {}
         self.last_loss = math.nan
+        self.labels_seen = dict.fromkeys(tasks, 0)  # windows with a label that a step was made of
+        self.epoch_sums: dict[str, tuple[float, int]] = {}
 
     def on_fit_start(self) -> None:
         self.scaler = grad_scaler(self.plan.precision, self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         lr, decay = self.config.lr, self.config.weight_decay
+        groups = [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+        if variances := list(self.weighing.parameters()):
+            groups.append({"params": variances, "weight_decay": 0.0})  # a variance of 1 is not where it should go
         if self.config.optimizer is Optimizer.sgd:
-            return torch.optim.SGD(self.model.parameters(), lr=lr, weight_decay=decay, momentum=0.9)
+            return torch.optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.9)
         kind = torch.optim.AdamW if self.config.optimizer is Optimizer.adamw else torch.optim.Adam
-        return kind(self.model.parameters(), lr=lr, weight_decay=decay)
+        return kind(groups, lr=lr, weight_decay=decay)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch  # stays on the host: its parts are moved one by one
@@ -71,15 +80,22 @@ class TrainingModule(LightningModule):
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        losses = accumulate(
+        due = (self.steps_done + 1) % self.log_every == 0 or self.steps_done + 1 == self.total_steps
+        factors = self._factors(batch)
+        shares = accumulate(
             self.model,
             batch,
+            factors=factors,
             micro_batch=self.plan.micro_batch,
             device=self.device,
             autocast=partial(autocast, self.plan.precision, self.device),
-            backward=lambda loss: self.scaler.scale(loss).backward(),
+            scale=self.scaler.scale,
+            measure=due,
         )
-        self._refuse_nan(losses)
+        self._note(shares)
+        objective = self.weighing.objective({name: share.loss for name, share in shares.items() if share.samples})
+        if objective is not None:
+            self.scaler.scale(objective).backward()
         self.scaler.unscale_(optimizer)
         norm = self._clip()
         scale = self.scaler.get_scale()
@@ -88,31 +104,58 @@ class TrainingModule(LightningModule):
         optimizer.zero_grad(set_to_none=True)  # at once: old gradients need not live through the next forward pass
         self.steps_done += 1
         self.skipped_steps += self.scaler.get_scale() < scale
-        self._log_step(norm, rate)
+        if due:
+            self._log_step(shares, factors, norm, rate, scale)
         if self.steps_done >= self.total_steps:
             self.trainer.should_stop = True
 
-    def _refuse_nan(self, losses: dict[str, Tensor]) -> None:
-        values = torch.stack(list(losses.values())).tolist()  # one wait for the device
-        self.last_losses = dict(zip(losses, values, strict=True))
-        self.last_loss = sum(task.weight * self.last_losses[name] for name, task in self.model.tasks.items())
-        for name, value in self.last_losses.items():
+    def _factors(self, batch: Batch) -> dict[str, float]:
+        """Task -> weight, of the tasks that this step trains."""
+        names = in_turn(
+            self.tasks,
+            self.config.task_order,
+            epoch=self.current_epoch + 1,
+            epochs=self.config.epochs,
+            step=self.steps_done,
+            labelled={name for name, present in batch.present.items() if present.any()},
+        )
+        factors = self.weighing.factors()
+        return {name: factors[name] for name in names}
+
+    def _note(self, shares: dict[str, Share]) -> None:
+        """Keep what the tasks' losses are.
+
+        Raises:
+            NanError: one is not a finite number.
+        """
+        values = torch.stack([share.loss for share in shares.values()]).tolist()  # one wait for the device
+        for (name, share), value in zip(shares.items(), values, strict=True):
             if not math.isfinite(value):
                 raise NanError(
                     f"the loss of {name} is {value} at step {self.steps_done + 1} of {self.total_steps}; "
                     f"use a smaller training.lr={self.config.lr:g}, a training.clip_norm, or precision=fp32"
                 )
+            self.last_losses[name] = value
+            self.labels_seen[name] += share.samples
+            total, count = self.epoch_sums.get(name, (0.0, 0))
+            self.epoch_sums[name] = (total + value * share.samples, count + share.samples)
+        self.last_loss = sum(self.tasks[name].weight * value for name, value in self.last_losses.items())
 
     def _clip(self) -> Tensor | None:
         if self.config.clip_norm is None:
             return None
-        return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        return nn.utils.clip_grad_norm_([*self.model.parameters(), *self.weighing.parameters()], self.config.clip_norm)
 
-    def _log_step(self, norm: Tensor | None, rate: float) -> None:
-        if self.steps_done % self.log_every and self.steps_done != self.total_steps:
-            return
-        values = {f"train/{name}/loss": value for name, value in self.last_losses.items()}
-        values |= {"train/lr": rate} | ({} if norm is None else {"train/grad_norm": float(norm)})
+    def _log_step(
+        self, shares: dict[str, Share], factors: dict[str, float], norm: Tensor | None, rate: float, scale: float
+    ) -> None:
+        values = {"train/lr": rate} | ({} if norm is None else {"train/grad_norm": float(norm)})
+        for name, share in shares.items():
+            values[f"train/{name}/loss"] = self.last_losses[name]
+            values[f"train/{name}/samples"] = share.samples
+            values[f"train/{name}/grad_norm"] = float(share.squared_norm) ** 0.5 / scale
+            if self.weighing.log_variance:
+                values[f"train/{name}/weight"] = factors[name]
         self._write(values)
 
     def _write(self, values: dict[str, float]) -> None:
@@ -120,7 +163,16 @@ class TrainingModule(LightningModule):
             logger.log_metrics(values, step=self.steps_done)
             logger.save()  # now: what a killed run had learned is on disk
 
+    @property
+    def epoch_losses(self) -> dict[str, float]:
+        """Task -> its mean loss over the epoch so far; without those that had no label."""
+        return {name: total / count for name, (total, count) in self.epoch_sums.items() if count}
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_sums = {}
+
     def on_train_epoch_end(self) -> None:
+        self._write({f"train/{name}/epoch_loss": loss for name, loss in self.epoch_losses.items()})
         if self.skipped_steps == self.steps_done:
             raise NanError(
                 f"none of the {self.steps_done} steps changed a weight: every fp16 gradient overflowed; "
@@ -136,7 +188,8 @@ class TrainingModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         results = self.scores.results()
         values = {f"val/{task}/{name}": v for task, result in results.items() for name, v in result.metrics.items()}
-        values |= {"val/loss": total_loss(self.model, results)}
+        values |= {f"val/{task}/loss": result.loss for task, result in results.items()}
+        values |= {"val/loss": total_loss(self.tasks, results)}
         self.log_dict(values, logger=False)  # for the callbacks that watch one of them
         self._write(values)
         self._refuse_undefined(values)
@@ -153,13 +206,29 @@ class TrainingModule(LightningModule):
         checkpoint["vibench"] = self.identity | {"steps_done": self.steps_done}
 
 
-def score_batch(model: Model, batch: Batch, scores: Scores, plan: MemoryPlan, device: torch.device) -> None:
-    """Predict one batch in micro-batches and count it."""
+def score_batch(
+    model: Model,
+    batch: Batch,
+    scores: Scores,
+    plan: MemoryPlan,
+    device: torch.device,
+    naive: tuple[Scores, dict[str, Tensor]] | None = None,
+) -> None:
+    """Predict one batch in micro-batches and count it.
+
+    Args:
+        naive: where to count what is predicted without a model, and the training labels of each task.
+    """
     for start in range(0, len(batch), plan.micro_batch):
         part = batch.part(start, start + plan.micro_batch).to(device)
-        with autocast(plan.precision, device):
-            predictions = model(part)
-        scores.add(model, part, predictions)
+        for seen, names in model.views(part, list(model.tasks)):
+            with autocast(plan.precision, device):
+                tokens, real = model.encode(seen)
+                predictions = {name: model.tasks[name](tokens, real) for name in names}
+            scores.add(model, seen, predictions)
+            if naive is not None:
+                lines, known = naive
+                lines.add(model, seen, {name: model.tasks[name].naive(seen, known[name]) for name in names})
 
 
 def directions(tasks: dict[str, TaskConfig]) -> dict[str, str]:

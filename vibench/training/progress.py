@@ -43,7 +43,7 @@ class ProgressLine(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {module.steps_done}/{self.total_steps}"
-        line += f"  train: {_losses(module.last_losses)}"
+        line += f"  train: {_losses(module.epoch_losses)}"
         if self.monitor in trainer.callback_metrics:
             line += f"  {self.monitor} {float(trainer.callback_metrics[self.monitor]):.4g}"
         log.info(line)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from vibench.data.batch import Batch
+from vibench.config.task import TaskConfig
+from vibench.data.batch import Batch, labelled
 from vibench.errors import NanError
 from vibench.model import Model
 
@@ -20,12 +21,14 @@ class TaskResult:
         metrics: name -> value.
         samples: windows with a label.
         entities: bearings or lives among them.
+        naive: the same metrics of what is predicted without a model; None where that was not asked.
     """
 
     loss: float
     metrics: dict[str, float]
     samples: int
     entities: int
+    naive: dict[str, float] | None = None
 
 
 class Scores(nn.Module):
@@ -45,17 +48,18 @@ class Scores(nn.Module):
         self.entities: dict[str, set[int]] = {name: set() for name in self.metrics}
 
     def add(self, model: Model, batch: Batch, predictions: dict[str, Tensor]) -> None:
-        """Count one batch; everything on the model's device."""
-        for name, task in model.tasks.items():
+        """Count what some of the tasks predict of one batch; everything on the model's device."""
+        for name, prediction in predictions.items():
+            task = model.tasks[name]
             target, present = batch.targets[name], batch.present[name]
-            labelled = present.flatten(1).any(1) if present.ndim > 1 else present
-            if not predictions[name].isfinite().all():
+            windows = labelled(present)
+            if not prediction.isfinite().all():
                 raise NanError(f"a prediction of {name} is not a finite number; use a smaller training.lr or fp32")
-            self.sums[name] += task.loss(predictions[name], target, present).item()
+            self.sums[name] += task.loss(prediction, target, present).item()
             self.counts[name] += int(task.count(present))
-            self.samples[name] += int(labelled.sum())
-            self.entities[name].update(batch.entity[labelled].tolist())
-            task.update(self.metrics[name], predictions[name], target, present, batch.scale)
+            self.samples[name] += int(windows.sum())
+            self.entities[name].update(batch.entity[windows].tolist())
+            task.update(self.metrics[name], prediction, target, present, batch.scale)
 
     def results(self) -> dict[str, TaskResult]:
         """Task -> what it reached; NaN where nothing was counted."""
@@ -81,6 +85,6 @@ def _value(metric: Metric) -> float:
         return math.nan
 
 
-def total_loss(model: Model, results: dict[str, TaskResult]) -> float:
-    """Weighted sum of the tasks' mean losses, as in training."""
-    return sum(task.weight * results[name].loss for name, task in model.tasks.items())
+def total_loss(tasks: dict[str, TaskConfig], results: dict[str, TaskResult]) -> float:
+    """Sum of the tasks' mean losses by their configured weights, learned ones or not: epochs stay comparable."""
+    return sum(task.weight * results[name].loss for name, task in tasks.items())
