@@ -14,7 +14,7 @@ ONE = {
     "backbone=patchts": "backbone=patchts does not exist; did you mean patchtst?",
     "backbone.e_layers=???": "backbone.e_layers is missing: encoder blocks (at least 1); set backbone.e_layers=VALUE",
     "+backbone.typo=3": "backbone.typo is not a key of PatchTSTConfig; it has _target_, e_layers",
-    "d_model=65": "d_model=65 is not divisible by backbone.n_heads=4; use d_model=64 or another n_heads",
+    "d_model=65": "d_model=65 is not divisible by backbone.n_heads=4; use d_model=64 or backbone.n_heads=1",
     "data=cwru": "data.store is missing: HDF5 file written by vibench-data prepare; set data.store=VALUE",
     "training.lr=fast": "training.lr=fast has the wrong type",
     "backbone.d_ff=${nothing}": "backbone.d_ff: Interpolation key 'nothing' not found",

@@ -47,8 +47,9 @@ def test_in_evaluation_two_passes_cut_the_same_patches():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_in_evaluation_the_channels_take_turns():
-    sensor, _, _ = places(patches=6, channels=(1, 2, 3), rates=(1.0,) * 3)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_channels_take_turns(training):
+    sensor, _, _ = places(patches=6, training=training, channels=(1, 2, 3), rates=(1.0,) * 3)
     assert sensor[..., 0].tolist() == [[0] * 6, [0, 1] * 3, [0, 1, 2] * 2]
 
 
@@ -58,9 +59,17 @@ def test_in_training_two_passes_cut_other_patches():
 
 
 def test_in_training_each_window_of_a_batch_is_cut_on_its_own():
-    sensor, start, _ = places(training=True, channels=(3, 3), rates=(1.0, 1.0))
+    _, start, _ = places(training=True, channels=(3, 3), rates=(1.0, 1.0))
     assert not torch.equal(start[0], start[1])
-    assert not torch.equal(sensor[0], sensor[1])
+
+
+@pytest.mark.parametrize("patches", [1, 7, 40])
+def test_in_training_a_patch_keeps_to_its_own_stretch_of_the_window(patches):
+    torch.manual_seed(0)
+    _, start, _ = places(training=True, patches=patches, channels=(3,) * 50, rates=(1.0,) * 50)
+    room = (WINDOW - P + 1) / patches
+    assert (start >= (torch.arange(patches) * room).floor()).all()
+    assert (start < ((torch.arange(patches) + 1) * room).ceil()).all()
 
 
 def test_in_training_the_seed_decides_the_patches():

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from vibench.layers.inception import Inception, convolve
+from vibench.layers.precision import single_precision
 
 
 class TimesNet(nn.Module):
@@ -93,7 +94,7 @@ class TimesBlock(nn.Module):
 
     def _shares(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Weight of each period for each sequence (S, U), and whether it is among its strongest (S, U)."""
-        with torch.autocast(tokens.device.type, enabled=False):  # no FFT in half precision
+        with single_precision(tokens):  # no FFT in half precision
             amplitude = torch.fft.rfft(tokens.float(), dim=1).abs().mean(2)[:, 1:]  # (S, F)
         strongest, frequency = amplitude.topk(self.top_k, dim=1)
         period = self.of_frequency[frequency]  # (S, k)
@@ -103,8 +104,8 @@ class TimesBlock(nn.Module):
     def _groups(self, chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(index of a period, the sequences that have it), from (S, U)."""
         if isinstance(chosen, FakeTensor) or chosen.is_meta:  # a trace has shapes and no numbers: the most there can be
-            everyone = torch.arange(len(chosen), device=chosen.device)
-            yield from ((column, everyone) for column in self._widest(self.top_k))
+            for column in self._widest(self.top_k):
+                yield column, torch.arange(len(chosen), device=chosen.device)
             return
         for column, rows in enumerate(chosen.T.cpu()):  # one wait for the device
             if rows.any():

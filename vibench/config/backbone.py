@@ -42,7 +42,7 @@ def heads_divide(d_model: int, n_heads: int) -> Iterator[str]:
     """The rule of every attention."""
     if d_model % n_heads:
         smaller = d_model - d_model % n_heads
-        remedy = f"use d_model={smaller} or another n_heads" if smaller else "use at most d_model heads"
+        remedy = f"use {f'd_model={smaller} or ' if smaller else ''}backbone.n_heads={math.gcd(d_model, n_heads)}"
         yield f"d_model={d_model} is not divisible by backbone.n_heads={n_heads}; {remedy}"
 
 
@@ -98,7 +98,7 @@ class TimesNetConfig(BackboneConfig):
         if self.period is not None and self.period > n_tokens:
             yield (
                 f"backbone.period={self.period} exceeds the {n_tokens} tokens of the embedding; "
-                f"use backbone.period<={n_tokens} or null"
+                f"use backbone.period<={n_tokens}" + (" or null" if self.top_k <= most else "")
             )
 
 
@@ -131,8 +131,8 @@ class ResNet1DConfig(BackboneConfig):
     def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
         if not self.kernels:
             yield "backbone.kernels is empty, so a block would do nothing; use e.g. [7,5,3]"
-        for kernel in self.kernels:
-            if kernel % 2 == 0:
+        for kernel in sorted(set(self.kernels)):
+            if kernel > 0 and kernel % 2 == 0:
                 yield (
                     f"backbone.kernels={self.kernels} holds {kernel}, which is even, so tokens would shift by half a "
                     f"token; use {kernel + 1}"

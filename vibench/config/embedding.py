@@ -75,7 +75,7 @@ class PointwiseConfig(EmbeddingConfig):
 
 @dataclass(kw_only=True, slots=True)
 class HSEConfig(EmbeddingConfig):
-    """Hierarchical signal embedding of PHM-Vibench: patches drawn in time and channel, with their time in seconds."""
+    """Hierarchical signal embedding of PHM-Vibench: patches drawn in time, channels in turn, with their seconds."""
 
     _target_: str = "vibench.embeddings.hse.HSE"
     num_patches: int = setting("patches drawn from a window, which is N", low=1)

@@ -1,4 +1,4 @@
-"""Hierarchical signal embedding: patches drawn in time and channel, each with its time in seconds.
+"""Hierarchical signal embedding: patches drawn in time, of each channel in turn, each with its time in seconds.
 
 Shapes: B windows, C channels, L samples, N patches, P samples and Q channels of a patch, D model width.
 """
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 class HSE(nn.Module):
     """Tokens from systems of any rate and channel count (E_01_HSE of PHM-Vibench, https://github.com/PHMbench/PHM-Vibench).
 
-    In training the patches are drawn anew for every window, in order of time; in evaluation they are spread evenly.
-    Channels are drawn among those the system has, so zero padding is never seen.
+    In training one patch is drawn from each of N equal stretches of the window, in evaluation they are spread evenly:
+    a token keeps its place in time. (Patches drawn anywhere leave a forecast nothing to learn from.) Channels take
+    turns, among those the system has, so zero padding is never seen.
 
     Args:
         d_model: D.
@@ -48,11 +49,10 @@ class HSE(nn.Module):
 
     def _places(self, size: int, channels: Tensor) -> tuple[Tensor, Tensor]:
         """First sample and first channel of every patch."""
-        device = channels.device
+        turn = torch.arange(self.num_patches, device=channels.device)
         if self.training:
-            start = torch.randint(0, self.last_start + 1, (size, self.num_patches), device=device).sort(dim=1).values
-            channel = (torch.rand(size, self.num_patches, device=device) * channels[:, None]).long()
-            return start, channel
-        even = torch.linspace(0, self.last_start, self.num_patches, device=device).round().long()
-        turn = torch.arange(self.num_patches, device=device)
-        return even.expand(size, -1), turn % channels[:, None]
+            place = turn + torch.rand(size, self.num_patches, device=channels.device)
+            start = (place * (self.last_start + 1) / self.num_patches).long()
+        else:
+            start = torch.linspace(0, self.last_start, self.num_patches, device=channels.device).round().long()
+        return start.clamp(max=self.last_start).expand(size, -1), turn % channels[:, None]

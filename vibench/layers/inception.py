@@ -3,9 +3,10 @@
 Shapes: n planes, I and O features, R rows and P columns of a plane, K kernels.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vibench.layers.precision import forward_dtype
 
 
 class Inception(nn.Module):
@@ -33,8 +34,7 @@ class Inception(nn.Module):
         weight, bias = self.kernels[0].weight, self.kernels[0].bias
         for conv in self.kernels[1:]:
             weight, bias = F.pad(weight, (1, 1, 1, 1)) + conv.weight, bias + conv.bias
-        kind = weight.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        dtype = forward_dtype(weight)
         return (weight / len(self.kernels)).to(dtype), (bias / len(self.kernels)).to(dtype)
 
 

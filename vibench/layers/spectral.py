@@ -6,6 +6,8 @@ Shapes: S sequences, N tokens, W features, M modes.
 import torch
 from torch import Tensor, nn
 
+from vibench.layers.precision import single_precision
+
 
 class SpectralConvolution(nn.Module):
     """Multiply the M lowest frequencies by complex matrices, drop the rest (Li et al. 2021,
@@ -26,7 +28,7 @@ class SpectralConvolution(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(S, N, W) -> (S, N, W)."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with single_precision(tokens):
             spectrum = torch.fft.rfft(tokens.float(), dim=1)[:, : self.modes]  # (S, M, W)
             mixed = torch.einsum("smi,mio->smo", spectrum, torch.view_as_complex(self.weight.float()))
             return torch.fft.irfft(mixed, n=tokens.shape[1], dim=1)

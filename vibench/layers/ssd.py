@@ -3,9 +3,13 @@
 Shapes: S sequences, N tokens, D model width, H heads of P features, K states, c chunks of l tokens.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from vibench.layers.precision import single_precision
 
 
 class Mamba2(nn.Module):
@@ -28,7 +32,7 @@ class Mamba2(nn.Module):
         mixed = self.inner + 2 * d_state  # features that go through the convolution
         self.enter = nn.Linear(d_model, self.inner + mixed + self.heads, bias=False)
         self.convolution = nn.Conv1d(mixed, mixed, d_conv, groups=mixed, padding=d_conv - 1)
-        step = torch.exp(torch.empty(self.heads).uniform_(-6.9, -2.3))  # 0.001 to 0.1, as published
+        step = torch.exp(torch.empty(self.heads).uniform_(math.log(0.001), math.log(0.1)))  # as published
         self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
         self.log_decay = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
@@ -42,7 +46,7 @@ class Mamba2(nn.Module):
         mixed = F.silu(self.convolution(mixed.transpose(1, 2))[..., :n].transpose(1, 2))
         values, write, read = mixed.split([self.inner, self.d_state, self.d_state], dim=-1)
         values = values.reshape(s, n, self.heads, self.head_dim)
-        with torch.autocast(tokens.device.type, enabled=False):  # sums over many tokens
+        with single_precision(tokens):  # sums over many tokens
             step = F.softplus(step.float() + self.step_bias)  # (S, N, H)
             out = scan(values.float(), step, -self.log_decay.exp(), write.float(), read.float(), self.chunk)
             out = out + self.skip[:, None] * values
