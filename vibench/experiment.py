@@ -94,6 +94,7 @@ def _tested(
             "metrics": {m: tested[name].metrics[m] for m in task.METRICS},  # in the order of the schema
             "naive": {m: _finite(tested[name].naive[m]) for m in task.METRICS},
             "better": dict(task.METRICS),
+            "headline": task.HEADLINE,
         }
         for name, task in config.task.items()
     }

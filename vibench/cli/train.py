@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import signal
 import sys
+from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -21,6 +22,7 @@ from vibench.config.describe import describe, options
 from vibench.config.resolve import resolve
 from vibench.errors import ConfigError, VibenchError
 from vibench.report.status import Stopped
+from vibench.report.table import print_sweep
 from vibench.run import run_experiment
 
 HELP = """vibench-train: train one experiment, test it, and prove the result
@@ -65,7 +67,11 @@ def main() -> None:
             show_help([a for a in arguments if not a.startswith("-")])
             return
         check(arguments)
-        train()
+        try:
+            train()
+        finally:
+            if len(begun) > 1:
+                print_sweep([Path(folder) for folder in begun])
     except (HydraException, OmegaConfBaseException) as error:
         refuse([describe(error)])
     except VibenchError as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import HardwareConfig
+from vibench.config.task import TaskConfig
 from vibench.config.training import Precision, TaskOrder
 
 
@@ -27,6 +28,7 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
     yield lambda: some_task(config)
     yield lambda: every_task_trains(config)
     yield lambda: monitor_exists(config)
+    yield lambda: some_task_has_classes(config)
     yield lambda: workers_fit(config)
     yield lambda: precision_exists(config.hardware, config.training.precision)
 
@@ -36,43 +38,58 @@ def some_task(config: ExperimentConfig) -> Iterator[str]:
         yield "task is empty, so nothing would be trained; use e.g. task=classification"
 
 
-def every_task_trains(config: ExperimentConfig) -> Iterator[str]:
-    """In some epoch of the training, and no epoch is without a task."""
-    epochs, sequential = config.training.epochs, config.training.task_order is TaskOrder.sequential
-    if sequential and len(config.task) > epochs:
+def some_task_has_classes(config: ExperimentConfig) -> Iterator[str]:
+    if config.data.labels_per_class is not None and not any(task.of_class for task in config.task.values()):
         yield (
-            f"training.task_order=sequential needs an epoch for each of the {len(config.task)} tasks, there are "
-            f"training.epochs={epochs}; use training.epochs>={len(config.task)}"
+            f"data.labels_per_class={config.data.labels_per_class} limits no task: {', '.join(config.task)} is not "
+            "learned from classes; add classification or anomaly_detection, or use data.labels_per_class=null"
         )
-    before = len(config.task)
-    for name, task in config.task.items():
-        key = f"task.{name}"
-        if sequential and (task.first_epoch > 1 or task.last_epoch is not None):
-            before = 0
+
+
+def every_task_trains(config: ExperimentConfig) -> Iterator[str]:
+    """In some epoch of the training; and no epoch is without a task."""
+    epochs, tasks = config.training.epochs, config.task
+    if epochs < 1:
+        return
+    if config.training.task_order is TaskOrder.sequential:
+        yield from _sequence(epochs, tasks)
+        return
+    broken = [complaint for name, task in tasks.items() for complaint in _schedule(f"task.{name}", task, epochs)]
+    yield from broken
+    starts = {1} | {task.last_epoch + 1 for task in tasks.values() if task.last_epoch is not None}
+    idle = [e for e in sorted(starts) if e <= epochs and not any(task.trains_in(e) for task in tasks.values())]
+    if tasks and idle and not broken:
+        yield (
+            f"no task is trained in epoch {idle[0]} of training.epochs={epochs}; "
+            "give one of them another first_epoch or last_epoch, or use fewer epochs"
+        )
+
+
+def _sequence(epochs: int, tasks: dict[str, TaskConfig]) -> Iterator[str]:
+    if len(tasks) > epochs:
+        yield (
+            f"training.task_order=sequential needs an epoch for each of the {len(tasks)} tasks, there are "
+            f"training.epochs={epochs}; use training.epochs>={len(tasks)}"
+        )
+    for name, task in tasks.items():
+        if task.first_epoch > 1 or task.last_epoch is not None:
             yield (
-                f"{key}.first_epoch and last_epoch say when {name} is trained, and so does "
-                "training.task_order=sequential; use one of them"
+                f"task.{name}.first_epoch and last_epoch say when {name} is trained, and so does "
+                f"training.task_order=sequential; use task.{name}.first_epoch=1 and last_epoch=null, or another order"
             )
-        elif task.first_epoch > epochs:
-            before = 0
-            yield (
-                f"{key}.first_epoch={task.first_epoch} exceeds training.epochs={epochs}, so {name} would never be "
-                f"trained; use {key}.first_epoch<={epochs} or more epochs"
-            )
-        elif task.last_epoch is not None and task.last_epoch < task.first_epoch:
-            before = 0
-            yield (
-                f"{key}.last_epoch={task.last_epoch} is before {key}.first_epoch={task.first_epoch}; "
-                f"use {key}.last_epoch>={task.first_epoch} or null"
-            )
-    edges = {1} | {task.last_epoch + 1 for task in config.task.values() if task.last_epoch is not None}
-    for epoch in sorted(edge for edge in edges if edge <= epochs) if before else ():
-        if not any(task.trains_in(epoch) for task in config.task.values()):
-            yield (
-                f"no task is trained in epoch {epoch} of training.epochs={epochs}; "
-                "give one of them another first_epoch or last_epoch, or use fewer epochs"
-            )
-            return
+
+
+def _schedule(key: str, task: TaskConfig, epochs: int) -> Iterator[str]:
+    if task.first_epoch > epochs:
+        yield (
+            f"{key}.first_epoch={task.first_epoch} exceeds training.epochs={epochs}, so it would never be trained; "
+            f"use {key}.first_epoch<={epochs} or more epochs"
+        )
+    elif task.last_epoch is not None and task.last_epoch < task.first_epoch:
+        yield (
+            f"{key}.last_epoch={task.last_epoch} is before {key}.first_epoch={task.first_epoch}; "
+            f"use {key}.last_epoch>={task.first_epoch} or null"
+        )
 
 
 def monitor_exists(config: ExperimentConfig) -> Iterator[str]:

@@ -14,10 +14,13 @@ class TaskConfig:
     """Fields that every task has.
 
     ``METRICS`` names what the task reports and whether more or less of it is better, so that a monitored
-    metric that nobody produces is refused before torch is imported.
+    metric that nobody produces is refused before torch is imported; ``HEADLINE`` is the one that stands for it where
+    there is room for one. ``of_class``: learned from the labels that ``data.labels_per_class`` limits.
     """
 
     METRICS: ClassVar[dict[str, str]] = {}
+    HEADLINE: ClassVar[str] = ""
+    of_class: ClassVar[bool] = False
 
     _target_: str
     weight: float = setting("factor of this task's mean loss in the total loss", above=0)
@@ -43,6 +46,8 @@ class ClassificationConfig(TaskConfig):
     """Which fault. The classes are the values of the column ``data.label``."""
 
     METRICS: ClassVar[dict[str, str]] = CLASSIFICATION_METRICS
+    HEADLINE: ClassVar[str] = "macro_f1"
+    of_class: ClassVar[bool] = True
 
     _target_: str = "vibench.tasks.classification.Classification"
     label_smoothing: float = setting("probability spread evenly over all classes", low=0, high=0.99)
@@ -53,6 +58,8 @@ class AnomalyDetectionConfig(TaskConfig):
     """Healthy or not."""
 
     METRICS: ClassVar[dict[str, str]] = CLASSIFICATION_METRICS
+    HEADLINE: ClassVar[str] = "auroc"
+    of_class: ClassVar[bool] = True
 
     _target_: str = "vibench.tasks.anomaly_detection.AnomalyDetection"
     threshold: float = setting("anomaly probability from which a window is called faulty", above=0, high=0.99)
@@ -63,6 +70,7 @@ class SignalPredictionConfig(TaskConfig):
     """The samples that follow the window."""
 
     METRICS: ClassVar[dict[str, str]] = {"mse": "min", "mae": "min", "r2": "max", "raw_mse": "min", "raw_mae": "min"}
+    HEADLINE: ClassVar[str] = "mse"
 
     _target_: str = "vibench.tasks.signal_prediction.SignalPrediction"
     horizon: int = setting("samples to forecast", low=1)
@@ -92,6 +100,7 @@ class RULPredictionConfig(TaskConfig):
         "phm08_sum": "min",
         "phm08_mean": "min",
     }
+    HEADLINE: ClassVar[str] = "mae"
 
     _target_: str = "vibench.tasks.rul_prediction.RULPrediction"
     max_rul_s: float = setting("seconds of life at which the target is capped, and the unit of the loss", above=0)
@@ -102,6 +111,7 @@ class MaskedReconstructionConfig(TaskConfig):
     """The samples that were hidden from the model: pre-training without a label (Nie et al. 2023, section 3.2)."""
 
     METRICS: ClassVar[dict[str, str]] = {"mse": "min", "mae": "min", "r2": "max"}
+    HEADLINE: ClassVar[str] = "mse"
 
     _target_: str = "vibench.tasks.masked_reconstruction.MaskedReconstruction"
     mask_ratio: float = setting("share of a window that is hidden", above=0, high=0.99)

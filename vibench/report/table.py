@@ -1,10 +1,16 @@
-"""The table a run ends with."""
+"""The tables that a run and a sweep end with."""
 
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+
+from vibench.report.status import read_status
+
+WIDE = 200  # characters, where nobody's terminal says otherwise
 
 
 def print_result(status: dict[str, Any], run_dir: str, console: Console | None = None) -> None:
@@ -32,11 +38,54 @@ def print_result(status: dict[str, Any], run_dir: str, console: Console | None =
     console.print("\n".join(summary(status, run_dir)), soft_wrap=True, highlight=False)
 
 
+def print_sweep(runs: list[Path], console: Console | None = None) -> None:
+    """One row per run: what it varied, its state, and the headline metric of each task with its margin over naive."""
+    console = console or Console(width=None if Console().is_terminal else WIDE)
+    statuses = [read_status(run) for run in runs]
+    told = [_overrides(run) for run in runs]
+    common = set(told[0]).intersection(*told[1:])
+    heads: dict[str, str] = {}
+    for status in statuses:
+        heads |= {task: result["headline"] for task, result in status.get("results", {}).items()}
+    table = Table(Column("run", overflow="fold"), Column("state", overflow="fold"), title="sweep")
+    for task, metric in heads.items():
+        table.add_column("\n".join((*task.split("_"), metric)), justify="right", overflow="fold")
+    table.add_column("seconds", justify="right")
+    for run, status, overrides in zip(runs, statuses, told, strict=True):
+        cells = [_headline(status.get("results", {}).get(task)) for task in heads]
+        name = " ".join(text for text in overrides if text not in common) or run.name
+        state = status["state"] + (f" {status['kind']}" if "kind" in status else "")
+        table.add_row(name, state, *cells, f"{status['seconds']:.0f}" if "seconds" in status else "")
+    console.print(table)
+    console.print("in brackets: the margin over the naive line, a plus is better", highlight=False)
+
+
+def _overrides(run: Path) -> list[str]:
+    """What was typed for a run, as Hydra recorded it."""
+    try:
+        return yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
+    except OSError:
+        return []
+
+
+def _headline(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return ""
+    metric = result["headline"]
+    value, naive = result["metrics"][metric], result["naive"][metric]
+    return f"{value:.3g}" + (f" ({_margin(value, naive, result['better'][metric]):+.2g})" if naive is not None else "")
+
+
 def _against(value: float, naive: float | None, better: str) -> tuple[str, str]:
     """The naive line and the margin over it, as text."""
     if naive is None:
         return "", ""
-    return f"{naive:.4g}", f"{value - naive if better == 'max' else naive - value:+.4g}"
+    return f"{naive:.4g}", f"{_margin(value, naive, better):+.4g}"
+
+
+def _margin(value: float, naive: float, better: str) -> float:
+    """How much better than the naive line a value is, in its own unit."""
+    return value - naive if better == "max" else naive - value
 
 
 def summary(status: dict[str, Any], run_dir: str) -> list[str]:
