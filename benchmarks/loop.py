@@ -56,7 +56,8 @@ def bare(model: Model, data: Data, config: ExperimentConfig) -> None:
         loss = 0
         for name, task in model.tasks.items():
             target, present = batch.targets[name], batch.present[name]
-            loss = loss + task.weight * task.loss(predictions[name], target, present) / task.count(present).clamp(min=1)
+            mean = task.loss(predictions[name], target, present) / task.count(present).clamp(min=1)
+            loss = loss + config.task[name].weight * mean
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
         optimizer.step()

@@ -76,7 +76,9 @@ def test_of_every_window_so_many_whole_stretches_are_zero_in_all_channels(traini
 
 @pytest.mark.parametrize("ratio", [0.07, 0.3, 0.4, 0.85])
 def test_the_schema_and_the_task_hide_as_many_stretches(tiny, ratio):
-    config = tiny("task=[multitask,masked_reconstruction]", f"task.{NAME}.mask_ratio={ratio}", f"task.{NAME}.mask_len=8")
+    config = tiny(
+        "task=[multitask,masked_reconstruction]", f"task.{NAME}.mask_ratio={ratio}", f"task.{NAME}.mask_len=8"
+    )
     view = build_model(config, **SIZES).tasks[NAME].view(random_batch(config, 3, missing=0), NAME)
     assert (hidden(view).sum(1) == 8 * config.task[NAME].masked(256)).all()
 
@@ -218,11 +220,16 @@ def test_without_other_tasks_there_is_one_view(model, batch):
     assert [names for _, names in model.views(batch, [NAME])] == [[NAME]]
 
 
-@pytest.mark.parametrize(("left_out", "passes"), [((), 2), ((NAME,), 1), (("all the others",), 1)])
-def test_each_view_is_encoded_once(model, batch, left_out, passes):
-    if left_out:
-        keep = [name for name in model.tasks if (name == NAME) != (left_out == (NAME,))]
-        model = Model(model.embedding, model.backbone, {name: model.tasks[name] for name in keep})
+@pytest.mark.parametrize(
+    ("kept", "passes"),
+    [
+        pytest.param(lambda name: True, 2, id="all tasks"),
+        pytest.param(lambda name: name != NAME, 1, id="only the others"),
+        pytest.param(lambda name: name == NAME, 1, id="alone"),
+    ],
+)
+def test_each_view_is_encoded_once(model, batch, kept, passes):
+    model = Model(model.embedding, model.backbone, {name: task for name, task in model.tasks.items() if kept(name)})
     encoded = []
     model.embedding.register_forward_hook(lambda *_: encoded.append("embedding"))
     model.backbone.register_forward_hook(lambda *_: encoded.append("backbone"))
@@ -350,7 +357,7 @@ def test_no_weight_of_the_shipped_head_exceeds_four_squares_of_the_width(resolve
 
 @pytest.mark.parametrize("channel_independent", [True, False])
 def test_token_k_becomes_samples_k_times_p_and_on_of_each_channel(channel_independent):
-    """Written out from the weights: an order that training would undo, but for the channels of other systems."""
+    """Written out sample by sample, from the weights."""
     torch.manual_seed(0)
     task = reconstruction(channel_independent=channel_independent)
     tokens = torch.randn(2, C if channel_independent else 1, N, D)
