@@ -1,13 +1,17 @@
 """Every rule of what is taken over, frozen, trained when, and hidden: what it says, and that its remedy works.
 
-What is refused is refused the way of the command line.
+A line is what would stand on the command line. Its tasks are composed by Hydra, once; its values are put in after it.
 """
 
+import copy
 import functools
 import re
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
+from vibench.config.resolve import resolve
 from vibench.errors import ConfigError
 
 TWO = "~task.signal_prediction ~task.rul_prediction"  # leaves classification and anomaly_detection
@@ -130,8 +134,21 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def accepted(resolved, source):
-    return lambda line: resolved(*line.format(source=source).split())
+def accepted(composed, source):
+    """Compose and check a line."""
+    base = functools.cache(composed)
+
+    def call(line):
+        words = line.format(source=source).split()
+        tasks = [word for word in words if word.startswith(("~", "task="))]
+        cfg = copy.deepcopy(base(*tasks))
+        for word in words:
+            if word not in tasks:
+                key, _, text = word.partition("=")
+                OmegaConf.update(cfg, key, yaml.safe_load(text))
+        return resolve(cfg)
+
+    return call
 
 
 @pytest.fixture(scope="module")

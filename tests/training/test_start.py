@@ -1,15 +1,20 @@
 """Weights to start from: what is taken over, what is left alone, what is refused, and what of it the test has seen."""
 
 import copy
+import functools
 import json
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 
 from tests.conftest import TINY
 from tests.model.batches import SIZES
 from tests.test_import_cost import loaded_by
+from vibench.config.describe import GROUPS
+from vibench.config.resolve import resolve
 from vibench.data.build import build
 from vibench.errors import ConfigError, DataError, VibenchError
 from vibench.memory.plan import GIB
@@ -42,12 +47,29 @@ def split(number, test=2, machine="motor", faults=("healthy", "inner")):
 
 
 @pytest.fixture(scope="module")
-def run(resolved, tmp_path_factory):
+def configured(composed):
+    """Compose and check; the groups are composed by Hydra, once, and the values are put in after it."""
+    base = functools.cache(composed)
+
+    def call(*overrides):
+        groups = [option for option in overrides if option.startswith("~") or option.split("=")[0] in GROUPS]
+        cfg = copy.deepcopy(base(*groups))
+        for option in overrides:
+            if option not in groups:
+                key, _, text = option.partition("=")
+                OmegaConf.update(cfg, key, yaml.safe_load(text))
+        return resolve(cfg)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(configured, tmp_path_factory):
     """Run an experiment to its end; its directory."""
 
     def call(*overrides):
         folder = tmp_path_factory.mktemp("run")
-        run_experiment(resolved(*overrides), folder)
+        run_experiment(configured(*overrides), folder)
         return folder
 
     return call
@@ -60,11 +82,11 @@ def source(run):
 
 
 @pytest.fixture
-def begin(resolved):
+def begin(configured):
     """A model with fresh weights, one that starts as configured, and what is said of its start."""
 
     def call(*overrides):
-        config = resolved(*overrides)
+        config = configured(*overrides)
         data = build(config.data, targets(config))
         torch.manual_seed(0)
         fresh = build_model(config, n_channels=data.n_channels, n_classes=len(data.classes))
@@ -162,11 +184,11 @@ def test_without_a_source_every_weight_is_fresh(begin):
 
 
 @pytest.fixture
-def refused(resolved):
+def refused(configured):
     """The complaints about what does not fit; nothing of the model may have changed."""
 
     def call(*overrides, base=NAMED):
-        config = resolved(*base, *overrides)
+        config = configured(*base, *overrides)
         data = build(config.data, targets(config))
         model = build_model(config, n_channels=data.n_channels, n_classes=len(data.classes))
         before = copy.deepcopy(model.state_dict())
@@ -353,12 +375,12 @@ def test_the_plan_counts_gradients_and_optimizer_state_of_trained_weights_only(t
 
 
 @pytest.fixture
-def refusal(resolved):
+def refusal(configured):
     """The one complaint about a source."""
 
     def call(source):
         with pytest.raises(ConfigError, match=r"^training\.init_from=") as caught:
-            resolved(f"training.init_from={source}")
+            configured(f"training.init_from={source}")
         (complaint,) = caught.value.complaints
         return complaint
 
@@ -434,8 +456,8 @@ def drawn(run):
     return run(*DRAWN, "task=classification", "data.split.seed=0")
 
 
-def test_a_source_that_has_seen_the_test_is_refused_before_training(drawn, resolved, tmp_path):
-    config = resolved(*DRAWN, "task=classification", "data.split.seed=1", f"training.init_from={drawn}")
+def test_a_source_that_has_seen_the_test_is_refused_before_training(drawn, configured, tmp_path):
+    config = configured(*DRAWN, "task=classification", "data.split.seed=1", f"training.init_from={drawn}")
     with pytest.raises(DataError, match=r"training\.init_from and test share \d+ entities \(motor-") as refused:
         run_experiment(config, tmp_path)
     assert not refused.value.started
@@ -466,8 +488,8 @@ def test_a_source_of_the_same_split_is_clean(drawn, run):
     assert status(folder)["split"]["clean"]
 
 
-def test_what_chose_the_best_checkpoint_has_been_seen(two, resolved, tmp_path):
-    config = resolved(*NAMED, "task=classification", *split(0, test=1), f"training.init_from={two[0]}")
+def test_what_chose_the_best_checkpoint_has_been_seen(two, configured, tmp_path):
+    config = configured(*NAMED, "task=classification", *split(0, test=1), f"training.init_from={two[0]}")
     with pytest.raises(DataError, match=r"test share 2 entities \(motor-healthy-1, motor-inner-1\)"):
         run_experiment(config, tmp_path)
 
@@ -495,19 +517,21 @@ def test_what_was_seen_is_inherited_over_two_transfers(third):
     assert seen == sorted(trained)
 
 
-def test_a_test_that_the_source_of_a_source_has_seen_is_refused(third, resolved, tmp_path):
-    config = resolved(*NAMED, "task=classification", *split(2, test=0), f"training.init_from={third}")
+def test_a_test_that_the_source_of_a_source_has_seen_is_refused(third, configured, tmp_path):
+    config = configured(*NAMED, "task=classification", *split(2, test=0), f"training.init_from={third}")
     with pytest.raises(DataError, match=r"test share 2 entities \(motor-healthy-0, motor-inner-0\)"):
         run_experiment(config, tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["vibench", "seen"])
-def test_weights_that_do_not_say_what_they_have_seen_are_not_called_clean(source, resolved, tmp_path, lost):
+def test_weights_that_do_not_say_what_they_have_seen_are_not_called_clean(source, configured, tmp_path, lost):
     """As those of another program, or of a version that did not note it: here they have seen the very test."""
     content = torch.load(source / "checkpoints" / "last.ckpt", weights_only=True)
     del (content if lost == "vibench" else content["vibench"])[lost]
     torch.save(content, tmp_path / "mute.ckpt")
-    config = resolved(*NAMED, "task=classification", *split(1, test=0), f"training.init_from={tmp_path / 'mute.ckpt'}")
+    config = configured(
+        *NAMED, "task=classification", *split(1, test=0), f"training.init_from={tmp_path / 'mute.ckpt'}"
+    )
     with pytest.raises(VibenchError, match=r"training\.init_from"):
         run_experiment(config, tmp_path / "run")
 

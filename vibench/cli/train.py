@@ -32,7 +32,7 @@ usage: vibench-train [GROUP=OPTION ...] [KEY=VALUE ...]
   vibench-train                                        the embedded example, on this machine
   vibench-train backbone=dlinear training.epochs=20    another backbone, another value
   vibench-train data=cwru data.store=cwru.h5           real bearings, prepared by vibench-data
-  vibench-train -m backbone=dlinear,patchtst seed=0,1  every combination, one after another
+  vibench-train -m backbone=dlinear,patchtst seed=0,1  every combination, and one table
   vibench-train backbone=dlinear --cfg job             show the composed experiment and stop
 
 groups (GROUP=OPTION)
