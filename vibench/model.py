@@ -11,6 +11,8 @@ import torch
 from hydra.utils import get_class
 from torch import Tensor, nn
 
+from vibench.config.backbone import BackboneConfig
+from vibench.config.embedding import EmbeddingConfig
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.task import TaskConfig
 from vibench.data.batch import Batch, Target
@@ -59,8 +61,8 @@ def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) ->
     """The model of an experiment, with fresh weights drawn from torch's random numbers."""
     window = config.data.window
     n_tokens = config.embedding.n_tokens(window)
-    embedding = _made(config.embedding, d_model=config.d_model, n_channels=n_channels, window=window)
-    backbone = _made(config.backbone, n_tokens=n_tokens, d_model=config.d_model)
+    embedding = _made(config.embedding, EmbeddingConfig, d_model=config.d_model, n_channels=n_channels, window=window)
+    backbone = _made(config.backbone, BackboneConfig, n_tokens=n_tokens, d_model=config.d_model)
     sizes = Sizes(
         d_model=config.d_model,
         n_tokens=n_tokens,
@@ -69,19 +71,19 @@ def build_model(config: ExperimentConfig, *, n_channels: int, n_classes: int) ->
         channel_independent=embedding.channel_independent,
         n_classes=n_classes,
     )
-    tasks = {name: _made(task, sizes=sizes) for name, task in config.task.items()}
+    tasks = {name: _made(task, TaskConfig, sizes=sizes) for name, task in config.task.items()}
     return Model(embedding, backbone, tasks)
 
 
-OF_TRAINING = {f.name for f in fields(TaskConfig)}  # what a task weighs, and when it is trained
+def _made(config: Any, schema: type, **given: Any) -> Any:
+    """An object of the class that the config names, from its own fields and what the model hands over.
 
-
-def _made(config: Any, **given: Any) -> Any:
-    """An object of the class that the schema names, from its fields and what the model hands over.
+    The fields that every ``schema`` of its kind has are not the module's: what a task weighs is the training's affair.
 
     Not ``hydra.utils.instantiate``: it hides what a constructor raises, out of memory for one, in an error of Hydra's.
     """
-    arguments = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in OF_TRAINING}
+    common = {f.name for f in fields(schema)}
+    arguments = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in common}
     return get_class(config._target_)(**arguments, **given)
 
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from vibench.config.training import Schedule, TrainingConfig
-from vibench.training.checkpoints import read_checkpoint
+from vibench.run import run_experiment
+from vibench.training.checkpoints import read_checkpoint, weights_of
 from vibench.training.schedule import lr_factor
 
 SGD = ("training.optimizer=sgd", "training.schedule=constant", "training.warmup_steps=0", "training.weight_decay=0")
 ONE = ("training.max_steps=1", "training.warmup_steps=0")
+TASKS = ["classification", "anomaly_detection", "signal_prediction", "rul_prediction"]
+QUICK = ("backbone=dlinear", "backbone.moving_average=3", "training.global_batch_size=104", "training.warmup_steps=0")
 
 
 def logged(run, key):
@@ -160,6 +163,54 @@ def test_task_weights_scale_the_gradient_of_their_task(train):
         return (run.model.state_dict()[name] - run.before[name]).item()
 
     assert head_moved(3.0) == pytest.approx(3 * head_moved(1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("order", "trained"),
+    [
+        ("joint", [TASKS] * 8),
+        ("alternating", [[name] for name in TASKS * 2]),
+        ("sequential", [[name] for name in TASKS for _ in range(2)]),
+    ],
+)
+def test_task_order_is_which_tasks_a_step_trains(train, order, trained):
+    run = train(f"training.task_order={order}", "training.epochs=8", "logger.every_n_steps=1", *QUICK)
+    with (run.folder / "metrics.csv").open() as file:
+        steps = [row for row in csv.DictReader(file) if row["train/lr"]]  # one an epoch
+    assert [[name for name in TASKS if row[f"train/{name}/loss"]] for row in steps] == trained
+
+
+def test_task_weights_stay_or_are_learned(train):
+    weights = ("task.classification.weight=3", "training.lr=0.1", *QUICK)
+    fixed = train("training.task_weights=fixed", *weights).fitted.task_weights
+    learned = train("training.task_weights=learned", *weights).fitted.task_weights
+    assert fixed == dict.fromkeys(TASKS, 1.0) | {"classification": 3.0}
+    assert learned.keys() == fixed.keys()
+    assert all(weight not in (0.5, 1.0, 3.0) for weight in learned.values())  # what they begin with
+
+
+@pytest.fixture(scope="module")
+def source(tiny, tmp_path_factory):
+    """A run to start from."""
+    folder = tmp_path_factory.mktemp("source")
+    run_experiment(tiny("seed=7", *QUICK), folder)
+    return folder
+
+
+@pytest.mark.parametrize("parts", [["embedding"], ["backbone"], ["embedding", "backbone", "tasks"]], ids=",".join)
+def test_init_from_gives_the_weights_of_init_parts(tiny, source, tmp_path, parts):
+    taken = (f"training.init_from={source}", f"training.init_parts=[{','.join(parts)}]")
+    run_experiment(tiny(*taken, "training.lr=1e-30", *QUICK, *SGD), tmp_path)  # nothing moves
+    found, there = (weights_of(read_checkpoint(f / "checkpoints" / "best.ckpt")) for f in (tmp_path, source))
+    assert {name.split(".")[0] for name, value in found.items() if torch.equal(value, there[name])} == set(parts)
+
+
+@pytest.mark.parametrize("part", ["embedding", "backbone"])
+def test_freeze_leaves_a_part_as_it_is(train, source, part):
+    run = train(f"training.init_from={source}", f"training.freeze=[{part}]", "training.max_steps=1", *QUICK)
+    after = run.model.state_dict()
+    still = {name.split(".")[0] for name, value in run.before.items() if torch.equal(after[name], value)}
+    assert still == {part}
 
 
 def test_every_n_steps_of_the_logger_is_how_often_losses_are_written(train):
