@@ -29,7 +29,7 @@ CASES = {
     "dlinear": (),
     "timesnet": ("backbone.e_layers=2", "backbone.d_ff=64"),
     "patchtst": ("backbone.e_layers=2", "backbone.d_ff=64"),
-    "fno": ("backbone.e_layers=2", "backbone.width=64"),
+    "fno": ("backbone.e_layers=2", "backbone.modes=16", "backbone.width=64"),
 }
 COMMON = (
     "hardware=cpu",

@@ -44,25 +44,34 @@ def known_of(batch, name):
 # every task
 
 
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("size", [1, 7])
-def test_the_naive_line_has_the_shape_of_the_prediction_and_can_be_scored(resolved, name, size):
+@pytest.fixture(scope="module", params=TASKS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def alone(resolved, name):
+    """The experiment of one task, and its model."""
     config = resolved("hardware=cpu", f"task={name}", "data.window=256", "training.monitor=loss")
-    model, known = build_model(config, **SIZES).eval(), known_of(random_batch(config, 20), name)
+    return config, build_model(config, **SIZES).eval()
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_naive_line_has_the_shape_of_the_prediction_and_can_be_scored(alone, name, size):
+    config, model = alone
     ((view, _),) = model.views(random_batch(config, size, missing=0), [name])
     task, metrics = model.tasks[name], model.tasks[name].metrics()
-    naive = task.naive(view, known)
+    naive = task.naive(view, known_of(random_batch(config, 20), name))
     assert naive.shape == task(*model.encode(view)).shape
     assert naive.isfinite().all()
     assert naive.dtype is torch.float32
     task.update(metrics, naive, view.targets[name], view.present[name], view.scale)
-    assert all(m.update_called for m in metrics.values())
+    assert all(metric.update_called for metric in metrics.values())
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_naive_line_does_not_look_at_the_labels_of_the_window(resolved, name):
-    config = resolved("hardware=cpu", f"task={name}", "data.window=256", "training.monitor=loss")
-    task, known = build_model(config, **SIZES).eval().tasks[name], known_of(random_batch(config, 20), name)
+def test_the_naive_line_does_not_look_at_the_labels_of_the_window(alone, name):
+    config, model = alone
+    task, known = model.tasks[name], known_of(random_batch(config, 20), name)
     view = task.view(random_batch(config, 7, missing=0), name)
     other = replace(view, targets={name: 5 - view.targets[name]}, present={name: ~view.present[name]})
     assert torch.equal(task.naive(view, known), task.naive(other, known))
@@ -131,12 +140,20 @@ def test_aupr_of_classes_is_the_mean_of_their_shares(task, batch):
 
 @pytest.mark.parametrize(("faulty", "called"), [(3, True), (1, False), (4, True), (0, False)])
 def test_all_windows_are_called_what_most_of_the_training_was(task, batch, faulty, called):
-    """Also where the training held one of the two alone, of which no finite logit is quite sure."""
     known = (torch.arange(4) < faulty).float()
     found = scored(task("anomaly_detection"), batch, known, "anomaly_detection")
     share = float(batch.targets["anomaly_detection"].mean())
     assert found["accuracy"] == pytest.approx(share if called else 1 - share)
     assert found["recall"] == float(called)
+
+
+@pytest.mark.parametrize(("faulty", "threshold"), [(False, 0.001), (True, 0.99)])
+def test_a_training_of_one_kind_alone_calls_all_windows_that_whatever_the_threshold(task, batch, faulty, threshold):
+    detection = task("anomaly_detection")
+    detection.threshold = threshold
+    known = torch.full((4,), float(faulty))
+    assert detection.naive(batch, known).isfinite().all()  # a run with another number in its results is refused
+    assert scored(detection, batch, known, "anomaly_detection")["recall"] == float(faulty)
 
 
 def test_the_naive_life_is_the_mean_of_the_training(task, batch):

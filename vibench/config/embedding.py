@@ -93,4 +93,24 @@ class HSEConfig(EmbeddingConfig):
             )
 
 
-SCHEMAS = {"patch": PatchConfig, "pointwise": PointwiseConfig, "hse": HSEConfig}
+@dataclass(kw_only=True, slots=True)
+class EnvelopeConfig(EmbeddingConfig):
+    """Envelope spectra of frequency bands: how often the power of each band rises and falls."""
+
+    _target_: str = "vibench.embeddings.envelope.Envelope"
+    bands: int = setting("frequency bands, overlapping by half, which is N", low=1)
+    max_hz: float = setting("highest modulation frequency in Hz", above=0)
+    bins: int = setting("modulation frequencies in a token, equally spaced", low=2)
+
+    def n_tokens(self, window: int) -> int:
+        return self.bands
+
+    def complaints(self, *, window: int) -> Iterator[str]:
+        if window // 2 < self.bands + 1 > 1:
+            yield (
+                f"embedding.bands={self.bands} is more than the spectrum of data.window={window} can be cut into; "
+                f"use embedding.bands<={max(1, window // 2 - 1)} or a longer window"
+            )
+
+
+SCHEMAS = {"patch": PatchConfig, "pointwise": PointwiseConfig, "hse": HSEConfig, "envelope": EnvelopeConfig}
