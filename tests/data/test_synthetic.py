@@ -262,9 +262,9 @@ def test_more_bearings_leave_those_there_were_as_they_were(demo, simulated):
         assert more[recording.id].rul_s == recording.rul_s
 
 
-def test_another_seed_gives_other_samples_under_the_same_names(demo, simulated):
+def test_another_seed_gives_other_samples_under_other_names(demo, simulated):
     other = list(recordings(replace(demo, machine_seed=1)))
-    assert [r.id for r in other] == [r.id for r in simulated]
+    assert {r.entity for r in other}.isdisjoint(r.entity for r in simulated)  # else a model would not know them again
     assert not any(np.array_equal(a.signal, b.signal) for a, b in zip(other, simulated, strict=True))
 
 
@@ -276,7 +276,7 @@ from vibench.config.data import DemoConfig, Normalisation, SplitConfig
 from vibench.data.synthetic import demo_store
 split = SplitConfig(by="entity", fractions=[0.6, 0.2, 0.2], train=[], val=[], test=[], seed=0)
 config = DemoConfig(
-    window=256, stride=256, normalisation=Normalisation.none, label="fault", only={}, split=split, allow_leaky=False,
+    window=256, stride=256, normalisation=Normalisation.none, label="fault", only={}, split=split, labels_per_class=None, allow_leaky=False,
     allow_short=False, workers=0, cache_dir=sys.argv[1], machine_seed=0, bearings_per_class=3, conditions=1,
     duration_s=0.1, lives=6, snapshots_per_life=4,
 )

@@ -124,6 +124,15 @@ def test_a_task_without_a_label_in_the_step_leaves_its_variance_untouched(learne
     assert {name for name, s in learned.log_variance.items() if s.item() == before[name]} == {"rul_prediction"}
 
 
+def test_a_training_leaves_the_variance_of_a_task_without_a_label_untouched(train):
+    """A step of one window, which has a label of one of the two tasks, and a loss of zero for the other."""
+    two = ("~task.anomaly_detection", "~task.signal_prediction")
+    run = train("training.global_batch_size=1", "training.max_steps=1", *two, *SGD, *LEARNED)
+    seen = {name for name, count in run.fitted.labels_seen.items() if count}
+    assert len(seen) == 1
+    assert {name for name, s in variances(run).items() if s} == seen
+
+
 def test_without_any_label_there_is_nothing_to_minimise(learned):
     assert learned.objective({}) is None
 

@@ -180,5 +180,5 @@ def _message(shared: list[dict[str, Any]]) -> str:
             found.append(f"{common['copied_windows']} windows of {second} hold samples that {first} holds too")
     return (
         f"the splits leak: {'; '.join(found)}; "
-        "split by entity (data.split.by, data.split.seed), or use data.allow_leaky=true, which every result will say"
+        "use data.split.by=entity and the same data.split.seed, or data.allow_leaky=true, which every result will say"
     )

@@ -58,8 +58,8 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     }
     for name, split in windows.items():
         certificate["splits"][name]["labelled_windows"] = _labelled(split, name, path)
-    for part, rows in zip(certificate["splits"].values(), places.values(), strict=True):
-        labels = [recordings[i].label for i in rows[:, 0].tolist()]
+    for part, split in zip(certificate["splits"].values(), windows.values(), strict=True):
+        labels = [recordings[i].label for i in split.places[~split.unlabelled, 0].tolist()]
         part["windows_per_class"] = {name: labels.count(number) for number, name in enumerate(classes)}
     if config.labels_per_class is not None:
         certificate["splits"]["train"]["labels_per_class"] = config.labels_per_class

@@ -17,32 +17,41 @@ def few_labels(
     """The training windows that are left, and which of them have lost their class.
 
     The labelled ones of a class are spread over its entities as evenly as they go, drawn by ``data.split.seed``. A
-    window without any label of another kind is left out.
+    window without a class has none to lose; one without any label is left out.
 
     Args:
         places: (windows, 2) of the training split: index into ``recordings``, first sample.
 
     Raises:
-        DataError: a class has fewer windows than labels were asked for.
+        DataError: a class has fewer windows than labels were asked for, or there is none.
     """
     asked = config.labels_per_class
     by_class: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row, number in enumerate(places[:, 0].tolist()):
         if recordings[number].label is not None:
             by_class[recordings[number].label][recordings[number].entity].append(row)
-    kept: list[int] = []
-    for label, by_entity in sorted(by_class.items()):
-        available = sum(map(len, by_entity.values()))
-        if available < asked:
-            raise DataError(
-                f"data.labels_per_class={asked} exceeds the {available} training windows of class {classes[label]}; "
-                f"use data.labels_per_class<={available} or a smaller data.stride"
-            )
-        kept += _spread(by_entity, asked, default_rng([config.split.seed, label]))
-    unlabelled = np.ones(len(places), bool)
-    unlabelled[kept] = False
-    other = [target for target in targets.values() if not target.of_class]
-    useful = ~unlabelled | np.array([_has_any(recordings[number], other) for number in places[:, 0].tolist()], bool)
+    if not by_class:
+        raise DataError(
+            f"data.labels_per_class={asked}: no window of train has a label in the column data.label={config.label}; "
+            "choose another data.label, or split otherwise"
+        )
+    available = {label: sum(map(len, by_entity.values())) for label, by_entity in by_class.items()}
+    rarest = min(available, key=available.__getitem__)
+    if available[rarest] < asked:
+        raise DataError(
+            f"data.labels_per_class={asked} exceeds the {available[rarest]} training windows of class "
+            f"{classes[rarest]}; use data.labels_per_class<={available[rarest]} or a smaller data.stride"
+        )
+    unlabelled = np.array([recordings[number].label is not None for number in places[:, 0].tolist()])
+    for label, by_entity in by_class.items():
+        unlabelled[_spread(by_entity, asked, default_rng([config.split.seed, label]))] = False
+    every, other = list(targets.values()), [target for target in targets.values() if not target.of_class]
+    useful = np.array(
+        [
+            _has_any(recordings[number], other if hidden else every)
+            for number, hidden in zip(places[:, 0].tolist(), unlabelled, strict=True)
+        ]
+    )
     return places[useful], unlabelled[useful]
 
 

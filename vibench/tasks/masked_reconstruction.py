@@ -40,7 +40,7 @@ class MaskedReconstruction(Task):
         self.mix = nn.Linear(sizes.n_tokens, self.stretches)
         self.read = nn.Linear(sizes.d_model, mask_len * self.outputs)
         order = np.random.default_rng(0).permutation(self.stretches)  # of evaluation
-        self.register_buffer("fixed", torch.tensor(np.argsort(order).tolist()), persistent=False)
+        self.register_buffer("fixed", torch.tensor(order.tolist()), persistent=False)
 
     @staticmethod
     def target(config: MaskedReconstructionConfig) -> Target:
@@ -49,8 +49,10 @@ class MaskedReconstruction(Task):
 
     def view(self, batch: Batch, name: str) -> Batch:
         """The batch with stretches of its signal at zero; target (B, C, L), present (B, C, L) where it is hidden."""
-        rank = torch.rand(len(batch), self.stretches, device=batch.signal.device).argsort(1).argsort(1)
-        rank = rank if self.training else self.fixed.expand(len(batch), -1)
+        if self.training:
+            rank = torch.rand(len(batch), self.stretches, device=batch.signal.device).argsort(1)
+        else:
+            rank = self.fixed.expand(len(batch), -1)
         hidden = (rank < self.hidden).repeat_interleave(self.mask_len, dim=1)[:, None]  # (B, 1, L)
         return dataclasses.replace(
             batch,
