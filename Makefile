@@ -35,9 +35,11 @@ wheel: install  ## dist/vibench-*.whl, configs included
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
-bench: install  ## start-up, first step and loop overhead, as ratios taken in one run
+bench: install  ## start-up, first step, loop, throughput and models, as ratios taken in one run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python -m benchmarks.fidelity
 
 docs: install  ## docs/config.md, the config reference, from the schemas
 	$(BIN)/python -m vibench.config.reference > docs/config.md.tmp && mv docs/config.md.tmp docs/config.md
