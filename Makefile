@@ -22,7 +22,7 @@ smoke: install  ## the same for eight steps
 	$(BIN)/vibench-train training=smoke $(ARGS)
 
 test: install  ## every test that needs no SLURM and no GPU
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
 test-faults: install  ## only the real faults: kills, full disks, memory limits, damaged files
 	$(BIN)/python -m pytest tests/faults $(ARGS)

@@ -1,18 +1,22 @@
 """What tests share: composing a config in process, a tiny demo data set, and where things are."""
 
+import copy
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache as cache_calls
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits, here and in our processes
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vibench.config import schemas
+from vibench.config.describe import GROUPS
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.resolve import resolve
 
@@ -64,8 +68,24 @@ def composed(cache: Path) -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def resolved(composed: Callable[..., DictConfig]) -> Callable[..., ExperimentConfig]:
-    """Compose and check."""
-    return lambda *overrides: resolve(composed(*overrides))
+    """Compose and check. Hydra composes the groups, once for each choice of them; the values are put in after it."""
+    base = cache_calls(composed)
+
+    def call(*overrides: str) -> ExperimentConfig:
+        choices = tuple(text for text in overrides if text.startswith("+") or text.split("=")[0] in GROUPS)
+        cfg = copy.deepcopy(base(*choices))
+        for text in overrides:
+            key, _, value = text.partition("=")
+            if not key.startswith("~") and text not in choices:
+                OmegaConf.update(cfg, key, yaml.safe_load(value))
+        for text in overrides:
+            if text.startswith("~"):
+                parent, _, key = text[1:].rpartition(".")
+                with open_dict(cfg):
+                    del OmegaConf.select(cfg, parent)[key]
+        return resolve(cfg)
+
+    return call
 
 
 @pytest.fixture(scope="session")

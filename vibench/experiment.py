@@ -50,12 +50,12 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
     seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, **sizes)
-    start = start_from(model, config.training, data.classes)
+    start = start_from(model, config, data.classes)
     if start is not None:
         audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
     write_json(run_dir / "split.json", data.certificate)
     _say_what_starts(data, plan, device)
-    seen = sorted({*entities_of(data.certificate, "train", "val"), *(start["seen"] if start else [])})
+    seen = sorted({*entities_of(data.certificate, "train", "val"), *(start["seen"] or () if start else ())})
     identity = {"config": plain(config), "classes": data.classes, "seen": seen} | sizes
     try:
         fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)

@@ -67,11 +67,11 @@ REFUSED = {
     ),
     f"{PRE} {MASK}.mask_ratio=0.02": (
         f"{MASK}.mask_ratio=0.02 hides none of the 16 stretches of {MASK}.mask_len=64 samples",
-        "; use another ratio or a smaller mask_len",
+        f"; use {MASK}.mask_len=32 or another ratio",
     ),
     f"{PRE} {MASK}.mask_ratio=0.99": (
         f"{MASK}.mask_ratio=0.99 hides all of the 16 stretches of {MASK}.mask_len=64 samples",
-        "; use another ratio or a smaller mask_len",
+        f"; use {MASK}.mask_len=16 or another ratio",
     ),
     "task=rul_prediction data.labels_per_class=4": (
         "data.labels_per_class=4 limits no task: rul_prediction is not learned from classes",

@@ -276,7 +276,8 @@ from vibench.config.data import DemoConfig, Normalisation, SplitConfig
 from vibench.data.synthetic import demo_store
 split = SplitConfig(by="entity", fractions=[0.6, 0.2, 0.2], train=[], val=[], test=[], seed=0)
 config = DemoConfig(
-    window=256, stride=256, normalisation=Normalisation.none, label="fault", only={}, split=split, labels_per_class=None, allow_leaky=False,
+    window=256, stride=256, normalisation=Normalisation.none, label="fault", only={}, split=split,
+    labels_per_class=None, allow_leaky=False,
     allow_short=False, workers=0, cache_dir=sys.argv[1], machine_seed=0, bearings_per_class=3, conditions=1,
     duration_s=0.1, lives=6, snapshots_per_life=4,
 )

@@ -25,7 +25,7 @@ def finished(tiny, tmp_path_factory):
 def test_the_command_trains_tests_and_ends_with_a_table(vibench, tmp_path):
     done = vibench("train", *TINY, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
-    for text in ("task", "metric", "samples", "entities", "phm08_mean", "audit    clean", "device   cpu"):
+    for text in ("task", "metric", "naive", "margin", "entities", "phm08_mean", "audit    clean", "device   cpu"):
         assert text in done.stdout
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr

@@ -1,20 +1,15 @@
 """Weights to start from: what is taken over, what is left alone, what is refused, and what of it the test has seen."""
 
 import copy
-import functools
 import json
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from omegaconf import OmegaConf
 
 from tests.conftest import TINY
 from tests.model.batches import SIZES
 from tests.test_import_cost import loaded_by
-from vibench.config.describe import GROUPS
-from vibench.config.resolve import resolve
 from vibench.data.build import build
 from vibench.errors import ConfigError, DataError, VibenchError
 from vibench.memory.plan import GIB
@@ -47,29 +42,12 @@ def split(number, test=2, machine="motor", faults=("healthy", "inner")):
 
 
 @pytest.fixture(scope="module")
-def configured(composed):
-    """Compose and check; the groups are composed by Hydra, once, and the values are put in after it."""
-    base = functools.cache(composed)
-
-    def call(*overrides):
-        groups = [option for option in overrides if option.startswith("~") or option.split("=")[0] in GROUPS]
-        cfg = copy.deepcopy(base(*groups))
-        for option in overrides:
-            if option not in groups:
-                key, _, text = option.partition("=")
-                OmegaConf.update(cfg, key, yaml.safe_load(text))
-        return resolve(cfg)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def run(configured, tmp_path_factory):
+def run(resolved, tmp_path_factory):
     """Run an experiment to its end; its directory."""
 
     def call(*overrides):
         folder = tmp_path_factory.mktemp("run")
-        run_experiment(configured(*overrides), folder)
+        run_experiment(resolved(*overrides), folder)
         return folder
 
     return call
@@ -82,16 +60,16 @@ def source(run):
 
 
 @pytest.fixture
-def begin(configured):
-    """A model with fresh weights, one that starts as configured, and what is said of its start."""
+def begin(resolved):
+    """A model with fresh weights, one that starts as resolved, and what is said of its start."""
 
     def call(*overrides):
-        config = configured(*overrides)
+        config = resolved(*overrides)
         data = build(config.data, targets(config))
         torch.manual_seed(0)
         fresh = build_model(config, n_channels=data.n_channels, n_classes=len(data.classes))
         model = copy.deepcopy(fresh)
-        start = start_from(model, config.training, data.classes)
+        start = start_from(model, config, data.classes)
         return fresh.state_dict(), model.state_dict(), start
 
     return call
@@ -184,16 +162,16 @@ def test_without_a_source_every_weight_is_fresh(begin):
 
 
 @pytest.fixture
-def refused(configured):
+def refused(resolved):
     """The complaints about what does not fit; nothing of the model may have changed."""
 
     def call(*overrides, base=NAMED):
-        config = configured(*base, *overrides)
+        config = resolved(*base, *overrides)
         data = build(config.data, targets(config))
         model = build_model(config, n_channels=data.n_channels, n_classes=len(data.classes))
         before = copy.deepcopy(model.state_dict())
         with pytest.raises(ConfigError, match=r"training\.init_from=") as caught:
-            start_from(model, config.training, data.classes)
+            start_from(model, config, data.classes)
         assert same(model.state_dict(), before, *BODY, "tasks.")
         return caught.value.complaints
 
@@ -234,6 +212,14 @@ def test_other_classes_of_the_same_count_are_refused_where_heads_are_taken(sourc
         "leave tasks out of training.init_parts"
     ]
     begin(*NAMED, *other)
+
+
+def test_a_setting_that_fits_the_shapes_and_changes_what_weights_mean_is_refused(source, refused):
+    """As another number of attention heads would."""
+    said = refused("task=classification", *split(0), f"training.init_from={source}", "backbone.moving_average=5")
+    assert said == [
+        f"training.init_from={source}: backbone.moving_average is 3 there, 5 here; use backbone.moving_average=3"
+    ]
 
 
 def test_a_source_without_any_common_head_is_refused_where_only_heads_are_taken(source, refused):
@@ -338,7 +324,7 @@ def test_no_gradient_is_made_for_what_is_frozen(train, checkpoint):
 
 
 def test_frozen_weights_are_not_in_the_optimizer(train, checkpoint):
-    run = train(checkpoint, FREEZE, *SHORT)
+    run = train(checkpoint, FREEZE, *BODIES, *SHORT)
     state = read_checkpoint(run.folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]
     heads = [value.shape for name, value in run.model.named_parameters() if name.startswith("tasks.")]
     assert [moment["exp_avg"].shape for moment in state["state"].values()] == heads
@@ -357,7 +343,7 @@ def test_one_head_alone_learns_where_everything_else_is_frozen(train, checkpoint
 
 
 def test_freezing_is_no_reason_for_a_warning(train, checkpoint, recwarn):
-    train(checkpoint, FREEZE, *SHORT)
+    train(checkpoint, FREEZE, *BODIES, *SHORT)
     assert [str(warning.message) for warning in recwarn if "eval mode" in str(warning.message)] == []
 
 
@@ -375,12 +361,12 @@ def test_the_plan_counts_gradients_and_optimizer_state_of_trained_weights_only(t
 
 
 @pytest.fixture
-def refusal(configured):
+def refusal(resolved):
     """The one complaint about a source."""
 
     def call(source):
         with pytest.raises(ConfigError, match=r"^training\.init_from=") as caught:
-            configured(f"training.init_from={source}")
+            resolved(f"training.init_from={source}")
         (complaint,) = caught.value.complaints
         return complaint
 
@@ -456,8 +442,8 @@ def drawn(run):
     return run(*DRAWN, "task=classification", "data.split.seed=0")
 
 
-def test_a_source_that_has_seen_the_test_is_refused_before_training(drawn, configured, tmp_path):
-    config = configured(*DRAWN, "task=classification", "data.split.seed=1", f"training.init_from={drawn}")
+def test_a_source_that_has_seen_the_test_is_refused_before_training(drawn, resolved, tmp_path):
+    config = resolved(*DRAWN, "task=classification", "data.split.seed=1", f"training.init_from={drawn}")
     with pytest.raises(DataError, match=r"training\.init_from and test share \d+ entities \(motor-") as refused:
         run_experiment(config, tmp_path)
     assert not refused.value.started
@@ -488,8 +474,8 @@ def test_a_source_of_the_same_split_is_clean(drawn, run):
     assert status(folder)["split"]["clean"]
 
 
-def test_what_chose_the_best_checkpoint_has_been_seen(two, configured, tmp_path):
-    config = configured(*NAMED, "task=classification", *split(0, test=1), f"training.init_from={two[0]}")
+def test_what_chose_the_best_checkpoint_has_been_seen(two, resolved, tmp_path):
+    config = resolved(*NAMED, "task=classification", *split(0, test=1), f"training.init_from={two[0]}")
     with pytest.raises(DataError, match=r"test share 2 entities \(motor-healthy-1, motor-inner-1\)"):
         run_experiment(config, tmp_path)
 
@@ -517,21 +503,19 @@ def test_what_was_seen_is_inherited_over_two_transfers(third):
     assert seen == sorted(trained)
 
 
-def test_a_test_that_the_source_of_a_source_has_seen_is_refused(third, configured, tmp_path):
-    config = configured(*NAMED, "task=classification", *split(2, test=0), f"training.init_from={third}")
+def test_a_test_that_the_source_of_a_source_has_seen_is_refused(third, resolved, tmp_path):
+    config = resolved(*NAMED, "task=classification", *split(2, test=0), f"training.init_from={third}")
     with pytest.raises(DataError, match=r"test share 2 entities \(motor-healthy-0, motor-inner-0\)"):
         run_experiment(config, tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["vibench", "seen"])
-def test_weights_that_do_not_say_what_they_have_seen_are_not_called_clean(source, configured, tmp_path, lost):
+def test_weights_that_do_not_say_what_they_have_seen_are_not_called_clean(source, resolved, tmp_path, lost):
     """As those of another program, or of a version that did not note it: here they have seen the very test."""
     content = torch.load(source / "checkpoints" / "last.ckpt", weights_only=True)
     del (content if lost == "vibench" else content["vibench"])[lost]
     torch.save(content, tmp_path / "mute.ckpt")
-    config = configured(
-        *NAMED, "task=classification", *split(1, test=0), f"training.init_from={tmp_path / 'mute.ckpt'}"
-    )
+    config = resolved(*NAMED, "task=classification", *split(1, test=0), f"training.init_from={tmp_path / 'mute.ckpt'}")
     with pytest.raises(VibenchError, match=r"training\.init_from"):
         run_experiment(config, tmp_path / "run")
 

@@ -160,9 +160,8 @@ def test_the_gradient_of_a_step_is_that_of_the_written_out_total(model, config, 
         name: task.loss(predictions[name], batch.targets[name], batch.present[name]) / task.count(batch.present[name])
         for name, task in model.tasks.items()
     }
-    parts = torch.autograd.grad(
-        written_out(means, places), [*model.parameters(), *(places[name] for name in WEIGHTS)]
-    )  # fmt: skip
+    total = written_out(means, places)
+    parts = torch.autograd.grad(total, [*model.parameters(), *(places[name] for name in WEIGHTS)])
     expected = torch.cat([part.flatten() for part in parts])
     assert float((found - expected).norm() / expected.norm()) < 1e-6
 

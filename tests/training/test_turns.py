@@ -221,6 +221,24 @@ def test_alternating_predicts_with_one_head_a_step(train):
     assert order == 2 * list(TASKS)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_alternating_moves_one_head_a_step(train, optimizer):
+    """In the second round every head has a momentum, and none may be moved by it but the one whose turn it is."""
+    snapshots = []
+
+    def watch(model):
+        def look(module, inputs):
+            if module.training:
+                snapshots.append({name: value.clone() for name, value in model.state_dict().items()})
+
+        model.embedding.register_forward_pre_hook(look)
+
+    alternating = ("training.task_order=alternating", "training.global_batch_size=16", "training.max_steps=6")
+    run = train(*alternating, *SMALL, *TWO, *SGD, f"training.optimizer={optimizer}", watch=watch)
+    snapshots = [*snapshots[1:], run.model.state_dict()]  # of the start of a step -> of its end
+    assert moved(run, snapshots) == [({name}, True) for name in ("classification", "rul_prediction") * 3]
+
+
 def test_alternating_wastes_no_step_on_a_task_without_a_label(train):
     """Of one window each, which has a label of one of the two tasks."""
     run = train(

@@ -59,9 +59,10 @@ def every_task_trains(config: ExperimentConfig) -> Iterator[str]:
     starts = {1} | {task.last_epoch + 1 for task in tasks.values() if task.last_epoch is not None}
     idle = [e for e in sorted(starts) if e <= epochs and not any(task.trains_in(e) for task in tasks.values())]
     if tasks and idle and not broken:
+        over = all(task.first_epoch < idle[0] for task in tasks.values())  # none comes later
         yield (
             f"no task is trained in epoch {idle[0]} of training.epochs={epochs}; "
-            "give one of them another first_epoch or last_epoch, or use fewer epochs"
+            "give one of them another first_epoch or last_epoch" + (", or use fewer epochs" if over else "")
         )
 
 

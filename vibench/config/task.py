@@ -122,19 +122,30 @@ class MaskedReconstructionConfig(TaskConfig):
         return round(self.mask_ratio * (window // self.mask_len))
 
     def complaints(self, *, name: str, window: int) -> Iterator[str]:
+        if self.mask_len < 1 or window < 1:
+            return
         stretches = window // self.mask_len
+        if window % self.mask_len == 0 and self._hides_some(stretches):
+            return
+        near = [n for n in range(min(self.mask_len, window // 2), 0, -1) if window % n == 0]
+        near = [n for n in near if self._hides_some(window // n)][:1]
+        whole = next((n for n in range(max(stretches, 2), 1000) if self._hides_some(n)), None)
+        remedies = [f"task.{name}.mask_len={n}" for n in near]
         if window % self.mask_len:
-            near = next(n for n in range(min(self.mask_len, window), 0, -1) if window % n == 0)
-            yield (
-                f"task.{name}.mask_len={self.mask_len} does not divide data.window={window}; "
-                f"use task.{name}.mask_len={near} or a window of {max(stretches, 1) * self.mask_len}"
-            )
-        elif not 0 < self.masked(window) < stretches:
+            remedies += [f"a window of {whole * self.mask_len}"] if whole else []
+            said = f"task.{name}.mask_len={self.mask_len} does not divide data.window={window}"
+        else:
             hidden = "none" if self.masked(window) == 0 else "all"
-            yield (
+            remedies += ["another ratio"]
+            said = (
                 f"task.{name}.mask_ratio={self.mask_ratio} hides {hidden} of the {stretches} stretches of "
-                f"task.{name}.mask_len={self.mask_len} samples; use another ratio or a smaller mask_len"
+                f"task.{name}.mask_len={self.mask_len} samples"
             )
+        yield f"{said}; use {' or '.join(remedies or ['another mask_len and mask_ratio'])}"
+
+    def _hides_some(self, stretches: int) -> bool:
+        """Neither none nor all of the stretches."""
+        return 0 < round(self.mask_ratio * stretches) < stretches
 
 
 SCHEMAS = {

@@ -64,10 +64,13 @@ def checkpoint_of(source: str) -> Path:
         ValueError: there is none; says why and what to name instead.
     """
     path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise ValueError("does not exist; name the directory of a run, or a checkpoint")
+    try:
+        if path.is_file():
+            return path
+        if not path.is_dir():
+            raise ValueError("does not exist; name the directory of a run, or a checkpoint")
+    except OSError as error:  # a name that no file can have
+        raise ValueError(f"does not exist ({error.strerror}); name the directory of a run, or a checkpoint") from None
     try:
         status = json.loads((path / "status.json").read_text())
         state, checkpoint = status["state"], status.get("checkpoint")
@@ -75,6 +78,8 @@ def checkpoint_of(source: str) -> Path:
         raise ValueError("is no directory of a run; name one that holds a status.json, or a checkpoint") from None
     if state != "completed":
         raise ValueError(f"is a run that is {state}, not completed; name a file in {path / 'checkpoints'} to use it")
+    if not isinstance(checkpoint, str):
+        raise ValueError("is a run whose status names no checkpoint; name the checkpoint itself")
     if not (path / checkpoint).is_file():
         raise ValueError(f"has no {checkpoint} any more; name another run, or a checkpoint")
     return path / checkpoint
@@ -126,10 +131,9 @@ class TrainingConfig:
             yield "training.init_parts is empty, so training.init_from would give nothing; use [embedding,backbone]"
         for name in self.freeze:
             if name in PARTS[:2] and (self.init_from is None or name not in self.init_parts):
-                yield (
-                    f"training.freeze names {name}, but its weights would be random: "
-                    + (f"add {name} to training.init_parts" if self.init_from else "set training.init_from")
-                )
+                missing = ["set training.init_from"] if self.init_from is None else []
+                missing += [f"add {name} to training.init_parts"] if name not in self.init_parts else []
+                yield f"training.freeze names {name}, but its weights would be random; {' and '.join(missing)}"
 
     def _steps(self) -> Iterator[str]:
         """How a step is cut, and how many there are."""

@@ -51,22 +51,29 @@ def audit(
     }
 
 
-def audit_start(certificate: dict[str, Any], seen: list[str], source: str, allow_leaky: bool) -> None:
+def audit_start(certificate: dict[str, Any], seen: list[str] | None, source: str, allow_leaky: bool) -> None:
     """Add to the certificate what the weights that a training starts from have seen of the test.
 
     Args:
         certificate: of the splits; changed in place.
-        seen: entities that those weights were trained on or chosen by, as :func:`entities_of` names them.
+        seen: entities that those weights were trained on or chosen by, as :func:`entities_of` names them; None where
+            they do not say.
         source: where they come from, for the message.
         allow_leaky: go on although something is shared.
 
     Raises:
         DataError: they have seen entities of the test, and ``allow_leaky`` was not set.
     """
-    common = sorted(set(seen) & set(entities_of(certificate, "test")))
-    if not common:
+    common = sorted(set(seen or ()) & set(entities_of(certificate, "test")))
+    if seen is not None and not common:
         return
+    if seen is None and not allow_leaky:
+        raise DataError(
+            f"{source} does not say which bearings and runs its weights have seen, perhaps those of the test; "
+            "take weights that vibench wrote, or use data.allow_leaky=true, which every result will say"
+        )
     shared = {"splits": [source, "test"], "entities": common, "overlapping_windows": 0, "copied_windows": 0}
+    shared |= {"unknown": True} if seen is None else {}
     if not allow_leaky:
         raise DataError(_message([shared]))
     certificate |= {"clean": False, "waived": True, "shared": [*certificate["shared"], shared]}

@@ -127,5 +127,6 @@ def audit_line(split: dict[str, Any]) -> str:
         parts += [
             f"{common[key]} {key.replace('_', ' ')}" for key in ("overlapping_windows", "copied_windows") if common[key]
         ]
-        found.append(f"{' and '.join(common['splits'])} share {', '.join(parts)}")
+        names = " and ".join(common["splits"])
+        found.append(f"what {names} share is unknown" if common.get("unknown") else f"{names} share {', '.join(parts)}")
     return f"LEAKY, waived by data.allow_leaky=true: {'; '.join(found)}"

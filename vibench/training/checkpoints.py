@@ -60,8 +60,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {said}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds no state_dict")
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds no state_dict of tensors")
     return checkpoint
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -64,9 +64,7 @@ def promised_steps(data: Data, config: ExperimentConfig) -> int:
             ]
         )
     reached = -(-steps // per_epoch)
-    sequential = training.task_order is TaskOrder.sequential
-    for number, (name, task) in enumerate(config.task.items()):
-        first = -(-number * training.epochs // len(config.task)) + 1 if sequential else task.first_epoch
+    for name, first in first_epochs(config).items():
         if first > reached:
             raise ConfigError(
                 [
@@ -74,7 +72,22 @@ def promised_steps(data: Data, config: ExperimentConfig) -> int:
                     f"is trained from epoch {first}; use training.max_steps>{(first - 1) * per_epoch} or null"
                 ]
             )
+    if training.task_order is TaskOrder.alternating and steps < len(config.task):
+        raise ConfigError(
+            [
+                f"training.task_order=alternating needs a step for each of the {len(config.task)} tasks, there are "
+                f"{steps}; use more of training.max_steps or training.epochs, or a smaller training.global_batch_size"
+            ]
+        )
     return steps
+
+
+def first_epochs(config: ExperimentConfig) -> dict[str, int]:
+    """Task -> the first epoch that trains it, counted from 1."""
+    if config.training.task_order is not TaskOrder.sequential:
+        return {name: task.first_epoch for name, task in config.task.items()}
+    n = len(config.task)
+    return {name: -(-number * config.training.epochs // n) + 1 for number, name in enumerate(config.task)}
 
 
 def fit(
@@ -129,6 +142,7 @@ def fit(
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the user's choice, data.workers
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run directory is ours alone
         warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")  # the user's choice, data.split
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # the user's choice, training.freeze
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
         trainer.fit(module, loader, validation)
     stopped = any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in watch)
@@ -146,16 +160,44 @@ def fit(
 
 
 def _watch(config: ExperimentConfig, monitor: str | None, folder: Path) -> list[Callback]:
-    """The last checkpoint after every epoch; the best, and the early stop, by the monitored metric."""
+    """The last checkpoint after every epoch; the best, and the early stop, by the monitored metric.
+
+    Both of those from the epoch in which the last task has begun: a checkpoint before it cannot be the result.
+    """
     common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
     if monitor is None:
         return [last]
     mode = directions(config.task)[config.training.monitor]
-    callbacks = [last, ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common)]
+    begin = max(first_epochs(config).values())
+    callbacks = [last, Best(begin, filename="best", monitor=monitor, mode=mode, **common)]
     if config.training.patience is not None:
-        callbacks.append(EarlyStopping(monitor=monitor, mode=mode, patience=config.training.patience))
+        callbacks.append(Patience(begin, monitor=monitor, mode=mode, patience=config.training.patience))
     return callbacks
+
+
+class _FromEpoch:
+    """A callback that watches a validation, from an epoch on, counted from 1."""
+
+    def __init__(self, begin: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.begin = begin
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 >= self.begin:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 >= self.begin:
+            super().on_train_epoch_end(trainer, pl_module)
+
+
+class Best(_FromEpoch, ModelCheckpoint):
+    """Keeps the best checkpoint."""
+
+
+class Patience(_FromEpoch, EarlyStopping):
+    """Stops a training that does not get better."""
 
 
 def _loggers(config: ExperimentConfig, run_dir: Path) -> list[Logger]:

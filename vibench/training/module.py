@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from vibench.config.task import TaskConfig
-from vibench.config.training import Optimizer, TrainingConfig
+from vibench.config.training import Optimizer, TaskOrder, TrainingConfig
 from vibench.data.batch import Batch
 from vibench.errors import NanError
 from vibench.memory.micro_batch import Share, accumulate
@@ -80,7 +80,8 @@ class TrainingModule(LightningModule):
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        due = (self.steps_done + 1) % self.log_every == 0 or self.steps_done + 1 == self.total_steps
+        turns = len(self.tasks) if self.config.task_order is TaskOrder.alternating else 1
+        due = (self.steps_done // turns + 1) % self.log_every == 0 or self.steps_done + turns >= self.total_steps
         factors = self._factors(batch)
         shares = accumulate(
             self.model,
@@ -135,6 +136,8 @@ class TrainingModule(LightningModule):
                     f"the loss of {name} is {value} at step {self.steps_done + 1} of {self.total_steps}; "
                     f"use a smaller training.lr={self.config.lr:g}, a training.clip_norm, or precision=fp32"
                 )
+            if not share.samples:
+                continue
             self.last_losses[name] = value
             self.labels_seen[name] += share.samples
             total, count = self.epoch_sums.get(name, (0.0, 0))
@@ -151,9 +154,10 @@ class TrainingModule(LightningModule):
     ) -> None:
         values = {"train/lr": rate} | ({} if norm is None else {"train/grad_norm": float(norm)})
         for name, share in shares.items():
-            values[f"train/{name}/loss"] = self.last_losses[name]
             values[f"train/{name}/samples"] = share.samples
-            values[f"train/{name}/grad_norm"] = float(share.squared_norm) ** 0.5 / scale
+            if share.samples:
+                values[f"train/{name}/loss"] = self.last_losses[name]
+                values[f"train/{name}/grad_norm"] = float(share.squared_norm) ** 0.5 / scale
             if self.weighing.log_variance:
                 values[f"train/{name}/weight"] = factors[name]
         self._write(values)
@@ -166,7 +170,7 @@ class TrainingModule(LightningModule):
     @property
     def epoch_losses(self) -> dict[str, float]:
         """Task -> its mean loss over the epoch so far; without those that had no label."""
-        return {name: total / count for name, (total, count) in self.epoch_sums.items() if count}
+        return {name: total / count for name, (total, count) in self.epoch_sums.items()}
 
     def on_train_epoch_start(self) -> None:
         self.epoch_sums = {}
