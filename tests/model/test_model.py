@@ -14,7 +14,10 @@ from vibench.model import build_model, targets
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 EMBEDDINGS = sorted(path.stem for path in (CONF / "embedding").glob("*.yaml"))
 TASKS = ("classification", "anomaly_detection", "signal_prediction", "rul_prediction")
-SMALL = {"patch": ("embedding.patch_len=16", "embedding.stride=8")}  # enough tokens for all in a short window
+SMALL = {
+    "patch": ("embedding.patch_len=16", "embedding.stride=8"),
+    "envelope": ("embedding.bands=31",),
+}  # enough tokens for all in a short window
 SIZE = 6
 
 

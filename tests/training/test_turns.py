@@ -38,7 +38,7 @@ def some_tasks(count=3, **epochs):
 
 def turn(tasks, order, *, epoch=1, epochs=9, step=0, labelled=None):
     labelled = set(tasks) if labelled is None else labelled
-    return in_turn(tasks, TaskOrder(order), epoch=epoch, epochs=epochs, step=step, labelled=labelled)
+    return in_turn(tasks, TaskOrder(order), epoch=epoch, epochs=epochs, step=step, has_label=labelled.__contains__)
 
 
 def in_sequence(tasks, epochs):

@@ -77,9 +77,9 @@ def accumulate(
                 scale(mean * factors[name]).backward()
                 shares[name].loss += mean.detach()
                 if own.grad is not None:
-                    gradient = own.grad if gradient is None else gradient + own.grad
                     if measure:
                         shares[name].squared_norm += own.grad.float().square().sum()
+                    gradient = own.grad if gradient is None else gradient.add_(own.grad)
             if gradient is not None:
                 tokens.backward(gradient)
     return shares

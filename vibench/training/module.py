@@ -118,7 +118,7 @@ class TrainingModule(LightningModule):
             epoch=self.current_epoch + 1,
             epochs=self.config.epochs,
             step=self.steps_done,
-            labelled={name for name, present in batch.present.items() if present.any()},
+            has_label=lambda name: bool(batch.present[name].any()),
         )
         factors = self.weighing.factors()
         return {name: factors[name] for name in names}

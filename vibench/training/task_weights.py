@@ -1,5 +1,7 @@
 """How much each task counts in the total loss, and which of them a step trains."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -47,14 +49,20 @@ class Weighing(nn.Module):
 
 
 def in_turn(
-    tasks: dict[str, TaskConfig], order: TaskOrder, *, epoch: int, epochs: int, step: int, labelled: set[str]
+    tasks: dict[str, TaskConfig],
+    order: TaskOrder,
+    *,
+    epoch: int,
+    epochs: int,
+    step: int,
+    has_label: Callable[[str], bool],
 ) -> list[str]:
     """Names of the tasks that a step trains.
 
     Args:
         epoch: counted from 1, of ``epochs``.
         step: counted from 0.
-        labelled: tasks with a label in the batch; one without is passed over when tasks alternate.
+        has_label: whether the batch has a label of a task; one without is passed over when tasks alternate.
     """
     names = list(tasks)
     if order is TaskOrder.sequential:
@@ -64,4 +72,4 @@ def in_turn(
         return on
     turn = step % len(on)
     queue = on[turn:] + on[:turn]
-    return [next((name for name in queue if name in labelled), queue[0])]
+    return [next((name for name in queue if has_label(name)), queue[0])]
