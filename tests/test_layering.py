@@ -20,6 +20,7 @@ ORDER = (
     ("embeddings", "backbones"),  # one rank with layers, which they may use
     ("tasks",),
     ("model",),
+    ("step",),
     ("memory",),
     ("training",),
     ("report",),

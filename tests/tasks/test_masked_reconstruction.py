@@ -15,11 +15,11 @@ from tests.conftest import CONF
 from tests.model.batches import N_CHANNELS, SIZES, random_batch
 from vibench.config.task import MaskedReconstructionConfig
 from vibench.data.batch import Batch
-from vibench.memory.micro_batch import accumulate
 from vibench.model import Model, build_model
+from vibench.step.micro_batch import accumulate
+from vibench.step.scores import Scores
 from vibench.tasks.masked_reconstruction import MaskedReconstruction
 from vibench.tasks.task import Sizes
-from vibench.training.scores import Scores
 
 NAME = "masked_reconstruction"
 EMBEDDINGS = sorted(path.stem for path in (CONF / "embedding").glob("*.yaml"))

@@ -9,10 +9,10 @@ import torch
 
 from tests.model.batches import SIZES, random_batch
 from vibench.config.training import TaskWeights
-from vibench.memory.micro_batch import accumulate
 from vibench.model import build_model
+from vibench.step.micro_batch import accumulate
+from vibench.step.task_weights import Weighing
 from vibench.training.checkpoints import read_checkpoint
-from vibench.training.task_weights import Weighing
 
 SMALL = ("backbone=dlinear", "backbone.moving_average=3", "embedding.stride=64")
 WEIGHTS = {  # none is 1, none is another's: a weight left out or mixed up would show

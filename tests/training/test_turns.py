@@ -15,9 +15,9 @@ from vibench.data.batch import labelled
 from vibench.data.build import build
 from vibench.errors import ConfigError
 from vibench.model import targets
+from vibench.step.task_weights import in_turn
 from vibench.training.checkpoints import read_checkpoint, weights_of
 from vibench.training.fit import promised_steps
-from vibench.training.task_weights import in_turn
 
 TASKS = ("classification", "anomaly_detection", "signal_prediction", "rul_prediction")
 WINDOWS, PER_EPOCH = 104, 4  # of the tiny training split, in steps of 32 windows

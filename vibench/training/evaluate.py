@@ -9,8 +9,7 @@ from rich.progress import track
 from vibench.data.loader import Data
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
-from vibench.training.module import score_batch
-from vibench.training.scores import Scores, TaskResult
+from vibench.step.scores import Scores, TaskResult, score_batch
 
 
 @torch.inference_mode()
@@ -25,6 +24,14 @@ def evaluate(
     console = Console(stderr=True)
     shown = {"console": console, "transient": True, "disable": not console.is_terminal}
     for batch in track(loader, f"evaluating {split}", **shown):
-        score_batch(model, batch, scores, plan, device, (naive, known))
+        score_batch(
+            model,
+            batch,
+            scores,
+            micro_batch=plan.micro_batch,
+            precision=plan.precision,
+            device=device,
+            naive=(naive, known),
+        )
     lines = naive.results()
     return {name: dataclasses.replace(result, naive=lines[name].metrics) for name, result in scores.results().items()}

@@ -1,24 +1,24 @@
 """The training step, as Lightning sees it: manual optimization around micro-batches of one global batch."""
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from vibench.config.task import TaskConfig
-from vibench.config.training import Optimizer, TaskOrder, TrainingConfig
+from vibench.config.training import TaskOrder, TrainingConfig
 from vibench.data.batch import Batch
 from vibench.errors import NanError
-from vibench.memory.micro_batch import Share, accumulate
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
-from vibench.training.precision import autocast, grad_scaler
+from vibench.step.micro_batch import Share
+from vibench.step.precision import grad_scaler
+from vibench.step.scores import Scores, score_batch, total_loss
+from vibench.step.step import Step, build_optimizer
+from vibench.step.task_weights import Weighing, in_turn
 from vibench.training.schedule import lr_factor
-from vibench.training.scores import Scores, total_loss
-from vibench.training.task_weights import Weighing, in_turn
 
 
 class TrainingModule(LightningModule):
@@ -59,16 +59,17 @@ class TrainingModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self.scaler = grad_scaler(self.plan.precision, self.device)
+        self.step = Step(
+            self.model,
+            self.weighing,
+            self.config,
+            precision=self.plan.precision,
+            scaler=self.scaler,
+            device=self.device,
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        lr, decay = self.config.lr, self.config.weight_decay
-        groups = [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
-        if variances := list(self.weighing.parameters()):
-            groups.append({"params": variances, "weight_decay": 0.0})  # a variance of 1 is not where it should go
-        if self.config.optimizer is Optimizer.sgd:
-            return torch.optim.SGD(groups, lr=lr, weight_decay=decay, momentum=0.9)
-        kind = torch.optim.AdamW if self.config.optimizer is Optimizer.adamw else torch.optim.Adam
-        return kind(groups, lr=lr, weight_decay=decay)
+        return build_optimizer(self.model, self.weighing, self.config, self.plan.precision)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch  # stays on the host: its parts are moved one by one
@@ -83,26 +84,10 @@ class TrainingModule(LightningModule):
         turns = len(self.tasks) if self.config.task_order is TaskOrder.alternating else 1
         due = (self.steps_done // turns + 1) % self.log_every == 0 or self.steps_done + turns >= self.total_steps
         factors = self._factors(batch)
-        shares = accumulate(
-            self.model,
-            batch,
-            factors=factors,
-            micro_batch=self.plan.micro_batch,
-            device=self.device,
-            autocast=partial(autocast, self.plan.precision, self.device),
-            scale=self.scaler.scale,
-            measure=due,
-        )
-        self._note(shares)
-        objective = self.weighing.objective({name: share.loss for name, share in shares.items() if share.samples})
-        if objective is not None:
-            self.scaler.scale(objective).backward()
-        self.scaler.unscale_(optimizer)
-        norm = self._clip()
         scale = self.scaler.get_scale()
-        self.scaler.step(optimizer)
-        self.scaler.update()
-        optimizer.zero_grad(set_to_none=True)  # at once: old gradients need not live through the next forward pass
+        shares, norm = self.step(
+            batch, optimizer, factors, micro_batch=self.plan.micro_batch, measure=due, check=self._note
+        )
         self.steps_done += 1
         self.skipped_steps += self.scaler.get_scale() < scale
         if due:
@@ -144,11 +129,6 @@ class TrainingModule(LightningModule):
             self.epoch_sums[name] = (total + value * share.samples, count + share.samples)
         self.last_loss = sum(self.tasks[name].weight * value for name, value in self.last_losses.items())
 
-    def _clip(self) -> Tensor | None:
-        if self.config.clip_norm is None:
-            return None
-        return nn.utils.clip_grad_norm_([*self.model.parameters(), *self.weighing.parameters()], self.config.clip_norm)
-
     def _log_step(
         self, shares: dict[str, Share], factors: dict[str, float], norm: Tensor | None, rate: float, scale: float
     ) -> None:
@@ -187,7 +167,14 @@ class TrainingModule(LightningModule):
         self.scores.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        score_batch(self.model, batch, self.scores, self.plan, self.device)
+        score_batch(
+            self.model,
+            batch,
+            self.scores,
+            micro_batch=self.plan.micro_batch,
+            precision=self.plan.precision,
+            device=self.device,
+        )
 
     def on_validation_epoch_end(self) -> None:
         results = self.scores.results()
@@ -208,31 +195,6 @@ class TrainingModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vibench"] = self.identity | {"steps_done": self.steps_done}
-
-
-def score_batch(
-    model: Model,
-    batch: Batch,
-    scores: Scores,
-    plan: MemoryPlan,
-    device: torch.device,
-    naive: tuple[Scores, dict[str, Tensor]] | None = None,
-) -> None:
-    """Predict one batch in micro-batches and count it.
-
-    Args:
-        naive: where to count what is predicted without a model, and the training labels of each task.
-    """
-    for start in range(0, len(batch), plan.micro_batch):
-        part = batch.part(start, start + plan.micro_batch).to(device)
-        for seen, names in model.views(part, list(model.tasks)):
-            with autocast(plan.precision, device):
-                tokens, real = model.encode(seen)
-                predictions = {name: model.tasks[name](tokens, real) for name in names}
-            scores.add(model, seen, predictions)
-            if naive is not None:
-                lines, known = naive
-                lines.add(model, seen, {name: model.tasks[name].naive(seen, known[name]) for name in names})
 
 
 def directions(tasks: dict[str, TaskConfig]) -> dict[str, str]:

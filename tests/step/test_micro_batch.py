@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.model.batches import SIZES, random_batch
-from vibench.memory.micro_batch import accumulate
 from vibench.model import build_model
+from vibench.step.micro_batch import accumulate
 
 SIZE = 13
 CPU = torch.device("cpu")

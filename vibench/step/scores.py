@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -10,6 +11,7 @@ from vibench.config.task import TaskConfig
 from vibench.data.batch import Batch, labelled
 from vibench.errors import NanError
 from vibench.model import Model
+from vibench.step.precision import autocast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +85,33 @@ def _value(metric: Metric) -> float:
         return float(metric.compute())
     except ValueError:
         return math.nan
+
+
+def score_batch(
+    model: Model,
+    batch: Batch,
+    scores: Scores,
+    *,
+    micro_batch: int,
+    precision: str,
+    device: torch.device,
+    naive: tuple[Scores, dict[str, Tensor]] | None = None,
+) -> None:
+    """Predict one batch in micro-batches and count it.
+
+    Args:
+        naive: where to count what is predicted without a model, and the training labels of each task.
+    """
+    for start in range(0, len(batch), micro_batch):
+        part = batch.part(start, start + micro_batch).to(device)
+        for seen, names in model.views(part, list(model.tasks)):
+            with autocast(precision, device):
+                tokens, real = model.encode(seen)
+                predictions = {name: model.tasks[name](tokens, real) for name in names}
+            scores.add(model, seen, predictions)
+            if naive is not None:
+                lines, known = naive
+                lines.add(model, seen, {name: model.tasks[name].naive(seen, known[name]) for name in names})
 
 
 def total_loss(tasks: dict[str, TaskConfig], results: dict[str, TaskResult]) -> float:

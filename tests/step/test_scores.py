@@ -8,7 +8,7 @@ import torch
 
 from tests.model.batches import SIZES, random_batch
 from vibench.model import build_model
-from vibench.training.scores import Scores, total_loss
+from vibench.step.scores import Scores, total_loss
 
 SIZE = 13
 TASKS = ("classification", "anomaly_detection", "signal_prediction", "rul_prediction")
