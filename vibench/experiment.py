@@ -55,7 +55,9 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
     write_json(run_dir / "split.json", data.certificate)
     _say_what_starts(data, plan, device)
-    seen = sorted({*entities_of(data.certificate, "train", "val"), *(start["seen"] or () if start else ())})
+    seen: list[str] | None = entities_of(data.certificate, "train", "val")
+    if start is not None:  # what is not known stays unknown
+        seen = None if start["seen"] is None else sorted({*seen, *start["seen"]})
     identity = {"config": plain(config), "classes": data.classes, "seen": seen} | sizes
     try:
         fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)

@@ -156,7 +156,7 @@ MISTAKES = {
         ("data.split.fractions=[0,0.5,0.5]", "data.split.fractions", "leaves train or test empty"),
         ("data.split.fractions=[nan,0.5,0.5]", "data.split.fractions", "not a finite number"),
         ("data.split.fractions=[a,b,c]", "data.split.fractions", "give a number"),
-        ("data.split.train=[a] training.monitor=null", "data.split", "names only a part of the splits"),
+        ("data.split.train=[a] training.monitor=null", "data.split", "names no test"),
         ("data.split.train=[a] data.split.val=[a] data.split.test=[b]", "data.split.train", "both name a"),
         (
             "data.split.by=time data.split.train=[a] data.split.val=[c] data.split.test=[b]",

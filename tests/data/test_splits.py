@@ -171,6 +171,14 @@ def test_named_entities_are_where_they_were_named_and_the_others_nowhere():
     assert [len(splits[name]) for name in ("train", "test")] == [4, 2]
 
 
+def test_beside_a_named_test_everything_else_is_trained_on():
+    recordings = [recording(i, f"b{i}", mils=mils) for i, mils in enumerate(("007", "014", "021", "007"))]
+    splits = made(recordings, by="mils", test=["014"])
+    assert {k: [s.recording for s in v] for k, v in splits.items()} == {"train": [0, 2, 3], "test": [1]}
+    splits = made(recordings, by="mils", val=["021"], test=["014"])
+    assert [s.recording for s in splits["train"]] == [0, 3]
+
+
 def test_named_values_of_another_column_are_taken():
     recordings = [recording(i, f"e{i}", load=str(i % 3)) for i in range(9)]
     splits = made(recordings, by="load", train=["0"], val=["2"], test=["1"])

@@ -2,9 +2,13 @@
 
 import io
 
+import pytest
+import yaml
 from rich.console import Console
 
-from vibench.report.table import audit_line, print_result
+from vibench.errors import DataError
+from vibench.report.status import recorded
+from vibench.report.table import audit_line, print_result, print_sweep
 
 STATUS = {
     "results": {
@@ -90,3 +94,45 @@ def test_below_it_stand_split_audit_steps_device_and_place():
 def test_a_leak_is_named():
     line = audit_line({"clean": False, "shared": [LEAK]})
     assert line == ("LEAKY, waived by data.allow_leaky=true: train and test share 10 entities, 2 copied windows")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A completed and a failed run of one sweep."""
+    runs = []
+    for number, typed in enumerate((["seed=1", "data.split.test=[rig]"], ["seed=1", "data.split.test=[motor]"])):
+        run = tmp_path / str(number)
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(typed))
+        runs.append(run)
+    with recorded(runs[0], {}) as prove:
+        prove(
+            {"results": {"rul_prediction": STATUS["results"]["rul_prediction"] | {"headline": "mse"}}, "seconds": 7.2}
+        )
+    with pytest.raises(DataError), recorded(runs[1], {}):
+        raise DataError("no such file")
+    return runs
+
+
+def sweep_rows(runs):
+    console = Console(file=io.StringIO(), width=120)
+    print_sweep(runs, console)
+    return cells(console.file.getvalue())
+
+
+def test_a_sweep_is_one_row_a_run_with_what_it_varied_its_state_and_its_margin(sweep):
+    assert sweep_rows(sweep)[:2] == [
+        ["data.split.test=[rig]", "completed", "0.0312 (+0.069)", "7"],
+        ["data.split.test=[motor]", "failed DATA", "", ""],
+    ]
+
+
+def test_a_run_without_a_word_of_hydra_goes_by_its_directory(sweep):
+    (sweep[1] / ".hydra" / "overrides.yaml").unlink()
+    assert [row[0] for row in sweep_rows(sweep)] == ["seed=1 data.split.test=[rig]", "1"]
+
+
+def test_a_leak_of_unknown_weights_is_named():
+    shared = LEAK | {"splits": ["training.init_from", "test"], "entities": 0, "copied_windows": 0, "unknown": True}
+    line = audit_line({"clean": False, "shared": [shared]})
+    assert line.endswith("what training.init_from and test share is unknown")

@@ -365,9 +365,9 @@ def test_token_k_becomes_samples_k_times_p_and_on_of_each_channel(channel_indepe
         seen = tokens[:, channel if channel_independent else 0]  # (B, N, D)
         for sample in range(L):
             k, p = divmod(sample, P)
-            token = torch.einsum("n,bnd->bd", task.mix.weight[k], seen) + task.mix.bias[k]
+            token = torch.einsum("n,bnd->bd", task.head.mix.weight[k], seen) + task.head.mix.bias[k]
             row = p if channel_independent else p * C + channel
-            expected = token @ task.read.weight[row] + task.read.bias[row]
+            expected = token @ task.head.read.weight[row] + task.head.read.bias[row]
             torch.testing.assert_close(out[:, channel, sample], expected, rtol=1e-4, atol=1e-5)
 
 

@@ -293,11 +293,11 @@ def naive_model(config, data):
         elif name == "rul_prediction":
             task.head[-1].bias.fill_(known.mean())
         elif name == "signal_prediction":
-            task.mix.weight[:, -1] = 1
-            task.read.weight.fill_(1)
+            task.head.mix.weight[:, -1] = 1
+            task.head.read.weight.fill_(1)
         else:  # the mean of what is seen: hidden samples are zero
-            task.mix.weight.fill_(1 / (L - task.hidden * task.mask_len))
-            task.read.weight.fill_(1)
+            task.head.mix.weight.fill_(1 / (L - task.hidden * task.mask_len))
+            task.head.read.weight.fill_(1)
     return Model(Samples(), nn.Identity(), tasks)
 
 

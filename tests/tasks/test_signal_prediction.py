@@ -109,9 +109,9 @@ def test_forecast_token_k_becomes_samples_k_times_p_and_on_of_each_channel(chann
         seen = tokens[:, channel if channel_independent else 0]  # (B, N, D)
         for sample in range(H):
             k, p = divmod(sample, P)
-            forecast = torch.einsum("n,bnd->bd", task.mix.weight[k], seen) + task.mix.bias[k]
+            forecast = torch.einsum("n,bnd->bd", task.head.mix.weight[k], seen) + task.head.mix.bias[k]
             row = p if channel_independent else p * C + channel
-            expected = forecast @ task.read.weight[row] + task.read.bias[row]
+            expected = forecast @ task.head.read.weight[row] + task.head.read.bias[row]
             torch.testing.assert_close(out[:, channel, sample], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_the_parameters_are_linear_in_tokens_and_width(channel_independent, outp
     task = forecaster(channel_independent)
     expected = (N * H // P + H // P) + (D * P * outputs + P * outputs)
     assert sum(p.numel() for p in task.parameters()) == expected
-    assert all(isinstance(m, nn.Linear) for m in task.children())
+    assert all(isinstance(m, nn.Linear) for m in task.head.children())
 
 
 def test_the_target_is_the_samples_that_follow_the_window(tiny):

@@ -520,6 +520,20 @@ def test_weights_that_do_not_say_what_they_have_seen_are_not_called_clean(source
         run_experiment(config, tmp_path / "run")
 
 
+def test_what_is_not_known_stays_unknown_over_a_waived_transfer(source, resolved, tmp_path):
+    """Else one run that was waived as leaky would wash its descendants clean."""
+    content = torch.load(source / "checkpoints" / "last.ckpt", weights_only=True)
+    del content["vibench"]
+    torch.save(content, tmp_path / "mute.ckpt")
+    here = (*NAMED, "task=classification", *split(1, test=0))
+    waived = run_experiment(
+        resolved(*here, f"training.init_from={tmp_path / 'mute.ckpt'}", "data.allow_leaky=true"), tmp_path / "waived"
+    )
+    assert waived["split"]["clean"] is False
+    with pytest.raises(DataError, match="does not say which bearings and runs its weights have seen"):
+        run_experiment(resolved(*here, f"training.init_from={tmp_path / 'waived'}"), tmp_path / "child")
+
+
 # ---- a whole run
 
 

@@ -15,7 +15,7 @@ from vibench.data.batch import labelled
 from vibench.data.build import build
 from vibench.errors import ConfigError
 from vibench.model import targets
-from vibench.step.task_weights import in_turn
+from vibench.step.task_weights import caught_up, in_turn
 from vibench.training.checkpoints import read_checkpoint, weights_of
 from vibench.training.fit import promised_steps
 
@@ -36,9 +36,20 @@ def some_tasks(count=3, **epochs):
     }
 
 
-def turn(tasks, order, *, epoch=1, epochs=9, step=0, labelled=None):
+def turn(tasks, order, *, epoch=1, epochs=9, turns=None, labelled=None):
     labelled = set(tasks) if labelled is None else labelled
-    return in_turn(tasks, TaskOrder(order), epoch=epoch, epochs=epochs, step=step, has_label=labelled.__contains__)
+    turns = turns or dict.fromkeys(tasks, 0)
+    return in_turn(tasks, TaskOrder(order), epoch=epoch, epochs=epochs, turns=turns, has_label=labelled.__contains__)
+
+
+def taken(tasks, labelled):
+    """The tasks of successive steps that alternate, given the tasks with a label in the batch of each."""
+    turns, order = dict.fromkeys(tasks, 0), []
+    for there in labelled:
+        (name,) = turn(tasks, "alternating", turns=turns, labelled=set(there))
+        turns[name] += 1
+        order.append(name)
+    return "".join(order)
 
 
 def in_sequence(tasks, epochs):
@@ -88,8 +99,8 @@ def moved(run, snapshots):
 # ---- which tasks a step trains
 
 
-def test_joint_trains_all_tasks_in_every_step():
-    assert [turn(some_tasks(), "joint", step=step) for step in range(3)] == [["a", "b", "c"]] * 3
+def test_joint_trains_all_tasks_whatever_their_turns():
+    assert turn(some_tasks(), "joint", turns={"a": 5, "b": 0, "c": 1}) == ["a", "b", "c"]
 
 
 def test_joint_trains_a_task_from_its_first_to_its_last_epoch():
@@ -98,26 +109,31 @@ def test_joint_trains_a_task_from_its_first_to_its_last_epoch():
 
 
 def test_alternating_trains_one_task_a_step_in_turn():
-    assert [turn(some_tasks(), "alternating", step=step) for step in range(5)] == [["a"], ["b"], ["c"], ["a"], ["b"]]
+    assert taken(some_tasks(), ["abc"] * 5) == "abcab"
 
 
 def test_alternating_passes_over_a_task_without_a_label():
-    assert [turn(some_tasks(), "alternating", step=step, labelled={"a", "c"}) for step in range(4)] == [
-        ["a"],
-        ["c"],
-        ["c"],
-        ["a"],
-    ]
+    assert taken(some_tasks(), ["ac"] * 4) == "acac"
+
+
+def test_alternating_uses_every_label_of_a_rare_task():
+    assert taken(some_tasks(), ["ab", "ab", "abc", "ab", "ab", "ab", "abc"]) == "abcabac"
 
 
 def test_alternating_stays_with_whose_turn_it_is_where_nothing_has_a_label():
-    assert turn(some_tasks(), "alternating", step=1, labelled=set()) == ["b"]
+    assert turn(some_tasks(), "alternating", turns={"a": 1, "b": 0, "c": 0}, labelled=set()) == ["b"]
 
 
 def test_alternating_takes_turns_among_the_tasks_that_are_on():
     tasks = some_tasks(3, b=(2, None))
-    assert [turn(tasks, "alternating", step=step) for step in range(3)] == [["a"], ["c"], ["a"]]
-    assert turn(tasks, "alternating", step=0, labelled={"b"}) == ["a"]  # b has a label, but is not on
+    assert taken(tasks, ["abc"] * 3) == "aca"
+    assert taken(tasks, ["b"]) == "a"  # b has a label, but is not on
+
+
+def test_a_task_that_joins_does_not_have_to_catch_up():
+    tasks = some_tasks(3, b=(2, None))
+    assert caught_up(tasks, {"a": 7, "b": 0, "c": 6}, epoch=2) == {"a": 7, "b": 6, "c": 6}
+    assert caught_up(tasks, {"a": 9, "b": 7, "c": 9}, epoch=3) == {"a": 9, "b": 7, "c": 9}  # a rare one keeps its place
 
 
 @pytest.mark.parametrize("tasks", range(1, 5))
@@ -133,7 +149,7 @@ def test_sequential_gives_each_task_an_equal_block_of_the_epochs(tasks):
 
 
 def test_sequential_goes_by_the_epoch_and_not_by_labels_or_steps():
-    assert turn(some_tasks(), "sequential", step=7, labelled={"c"}) == ["a"]
+    assert turn(some_tasks(), "sequential", turns={"a": 7, "b": 0, "c": 0}, labelled={"c"}) == ["a"]
 
 
 # ---- how many steps that takes

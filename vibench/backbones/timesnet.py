@@ -107,9 +107,10 @@ class TimesBlock(nn.Module):
             for column in self._widest(self.top_k):
                 yield column, torch.arange(len(chosen), device=chosen.device)
             return
-        for column, rows in enumerate(chosen.T.cpu()):  # one wait for the device
-            if rows.any():
-                yield column, rows.nonzero().flatten().to(chosen.device)
+        there = chosen.T.cpu()  # the one wait for the device
+        rows = there.nonzero()[:, 1]
+        groups = rows.to(chosen.device, non_blocking=True).split(there.sum(1).tolist())
+        yield from ((column, sequences) for column, sequences in enumerate(groups) if len(sequences))
 
     def _widest(self, count: int) -> list[int]:
         """The periods whose planes hold the most tokens, padding included."""

@@ -28,7 +28,9 @@ class SplitConfig:
         "column whose values stay whole: entity (bearing, run), system, or any of the store; time cuts each recording"
     )
     fractions: list[float] = setting("shares of train, validation and test; 0 leaves a split out", low=0, high=1)
-    train: list[str] = setting("values of the column to train on; empty: drawn by the fractions")
+    train: list[str] = setting(
+        "values of the column to train on; empty: drawn by the fractions, or beside a named test all that is not named"
+    )
     val: list[str] = setting("values of the column to validate on; empty beside a named test: no validation")
     test: list[str] = setting("values of the column to test on; empty: drawn by the fractions")
     seed: int = setting("seed of the draw; apart from the experiment's, so that seeds compare on one split", low=0)
@@ -50,11 +52,8 @@ class SplitConfig:
             )
         elif not self.named and not (self.fractions[0] and self.fractions[2]):
             yield f"data.split.fractions={self.fractions} leaves train or test empty; use e.g. [0.6,0.2,0.2]"
-        if self.named and not (self.train and self.test):
-            yield (
-                f"data.split names only a part of the splits (train={self.train}, test={self.test}); "
-                "name data.split.train and data.split.test, or neither"
-            )
+        if self.named and not self.test:
+            yield (f"data.split names no test (train={self.train}, val={self.val}); name data.split.test too, or none")
         if self.named and self.by == "time":
             yield "data.split.by=time takes data.split.fractions, not names; empty data.split.train, val and test"
         named = {"train": self.train, "val": self.val, "test": self.test}

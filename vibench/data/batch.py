@@ -66,7 +66,7 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(
+        return type(self)(
             **{
                 name: {task: change(t) for task, t in value.items()} if isinstance(value, dict) else change(value)
                 for name, value in values.items()

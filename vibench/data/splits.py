@@ -44,7 +44,8 @@ def make_splits(
                         f"data.split.{name} names {value}, which is no {config.by} of the data; "
                         f"there are {', '.join(sorted(set(values)))}"
                     )
-        home = {value: name for name, wanted in named.items() for value in wanted}
+        rest = dict.fromkeys(values, "train") if not config.train else {}
+        home = rest | {value: name for name, wanted in named.items() for value in wanted}
     else:
         home = _drawn(recordings, values, config, stratum)
     splits: dict[str, list[Segment]] = {name: [] for name in NAMES}

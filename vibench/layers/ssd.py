@@ -69,6 +69,7 @@ def scan(values: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor
         (S, N, H, P).
     """
     n = values.shape[1]
+    chunk = min(chunk, n)
     values = values * step[..., None]
     values, decay, write, read = (_chunked(t, chunk) for t in (values, step * rate, write, read))
     total = decay.cumsum(2)  # (S, c, l, H): log of the decay since the chunk began

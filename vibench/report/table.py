@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from vibench.report.status import read_status
@@ -32,10 +33,10 @@ def print_result(status: dict[str, Any], run_dir: str, console: Console | None =
             for metric, value in result["metrics"].items()
         ]
         for text, row in zip_longest(head, rows):
-            table.add_row(text or "", *(row or ()))
+            table.add_row(escape(text or ""), *(row or ()))
         table.add_section()
     console.print(table)
-    console.print("\n".join(summary(status, run_dir)), soft_wrap=True, highlight=False)
+    console.print("\n".join(summary(status, run_dir)), soft_wrap=True, highlight=False, markup=False)
 
 
 def print_sweep(runs: list[Path], console: Console | None = None) -> None:
@@ -55,7 +56,7 @@ def print_sweep(runs: list[Path], console: Console | None = None) -> None:
         cells = [_headline(status.get("results", {}).get(task)) for task in heads]
         name = " ".join(text for text in overrides if text not in common) or run.name
         state = status["state"] + (f" {status['kind']}" if "kind" in status else "")
-        table.add_row(name, state, *cells, f"{status['seconds']:.0f}" if "seconds" in status else "")
+        table.add_row(escape(name), state, *cells, f"{status['seconds']:.0f}" if "seconds" in status else "")
     console.print(table)
     console.print("in brackets: the margin over the naive line, a plus is better", highlight=False)
 

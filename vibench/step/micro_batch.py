@@ -25,12 +25,12 @@ class Share:
 
     Attributes:
         loss: mean over its labels, not weighted; zero where it has none.
-        samples: windows with a label.
+        samples: windows with a label, counted on the host.
         squared_norm: of the gradient that its weighted loss sends into the tokens of the batch; None if not measured.
     """
 
     loss: Tensor
-    samples: int
+    samples: Tensor
     squared_norm: Tensor | None
 
 
@@ -60,7 +60,7 @@ def accumulate(
         present = batch.present[name]
         counts[name] = model.tasks[name].count(present).clamp(min=1).to(device)
         zero = torch.zeros((), device=device)
-        samples = int(labelled(present).sum())
+        samples = labelled(present).sum()
         shares[name] = Share(loss=zero, samples=samples, squared_norm=zero.clone() if measure else None)
     for start in range(0, len(batch), micro_batch):
         part = batch.part(start, start + micro_batch).to(device, non_blocking=True)

@@ -13,6 +13,8 @@ from vibench.step.micro_batch import Share, accumulate
 from vibench.step.precision import autocast
 from vibench.step.task_weights import Weighing
 
+VARIANCE_RATE = 0.02  # of the log variances of the tasks, after the warm-up
+
 
 def build_optimizer(
     model: nn.Module, weighing: Weighing, config: TrainingConfig, precision: str
@@ -25,7 +27,8 @@ def build_optimizer(
     """
     groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
     if variances := list(weighing.parameters()):
-        groups.append({"params": variances, "weight_decay": 0.0})  # a variance of 1 is not where it should go
+        # no decay: a variance of 1 is not where it should go; a rate of its own: it has far to go, in units of its own
+        groups.append({"params": variances, "weight_decay": 0.0, "peak": VARIANCE_RATE})
     common = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer is Optimizer.sgd:
         return torch.optim.SGD(groups, momentum=0.9, **common)
@@ -88,9 +91,10 @@ class Step:
             measure=measure,
         )
         check(shares)
-        objective = self.weighing.objective({name: share.loss for name, share in shares.items() if share.samples})
-        if objective is not None:
-            self.scaler.scale(objective).backward()
+        if self.weighing.log_variance:
+            told = {name: share.loss for name, share in shares.items() if share.samples}
+            if (objective := self.weighing.objective(told)) is not None:
+                self.scaler.scale(objective).backward()
         self.scaler.unscale_(optimizer)
         norm = self._clip()
         self.scaler.step(optimizer)
@@ -101,4 +105,4 @@ class Step:
     def _clip(self) -> Tensor | None:
         if self.config.clip_norm is None:
             return None
-        return nn.utils.clip_grad_norm_([*self.model.parameters(), *self.weighing.parameters()], self.config.clip_norm)
+        return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)

@@ -54,15 +54,17 @@ def in_turn(
     *,
     epoch: int,
     epochs: int,
-    step: int,
+    turns: dict[str, int],
     has_label: Callable[[str], bool],
 ) -> list[str]:
     """Names of the tasks that a step trains.
 
+    When tasks alternate it is the one with the fewest turns of those with a label in the batch: rare labels are used.
+
     Args:
         epoch: counted from 1, of ``epochs``.
-        step: counted from 0.
-        has_label: whether the batch has a label of a task; one without is passed over when tasks alternate.
+        turns: task -> steps that trained it, see :func:`caught_up`.
+        has_label: whether the batch has a label of a task.
     """
     names = list(tasks)
     if order is TaskOrder.sequential:
@@ -70,6 +72,13 @@ def in_turn(
     on = [name for name in names if tasks[name].trains_in(epoch)]
     if order is TaskOrder.joint:
         return on
-    turn = step % len(on)
-    queue = on[turn:] + on[:turn]
-    return [next((name for name in queue if has_label(name)), queue[0])]
+    return [min([name for name in on if has_label(name)] or on, key=turns.__getitem__)]
+
+
+def caught_up(tasks: dict[str, TaskConfig], turns: dict[str, int], epoch: int) -> dict[str, int]:
+    """The turns at the beginning of an epoch: a task that joins begins with the fewest of those that are there."""
+    there = [turns[name] for name, task in tasks.items() if task.trains_in(epoch) and task.trains_in(epoch - 1)]
+    return {
+        name: max(turns[name], min(there)) if there and task.trains_in(epoch) else turns[name]
+        for name, task in tasks.items()
+    }

@@ -8,11 +8,12 @@ import dataclasses
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from vibench.config.task import MaskedReconstructionConfig
 from vibench.data.batch import Batch, Target
+from vibench.tasks.samples import Samples
 from vibench.tasks.task import Sizes, Task, check_present, check_shape
 
 
@@ -36,9 +37,7 @@ class MaskedReconstruction(Task):
         super().__init__()
         self.mask_len, self.stretches = mask_len, sizes.window // mask_len
         self.hidden = round(mask_ratio * self.stretches)
-        self.outputs = 1 if sizes.channel_independent else sizes.n_channels
-        self.mix = nn.Linear(sizes.n_tokens, self.stretches)
-        self.read = nn.Linear(sizes.d_model, mask_len * self.outputs)
+        self.head = Samples(sizes, self.stretches, mask_len)
         order = np.random.default_rng(0).permutation(self.stretches)  # of evaluation
         self.register_buffer("fixed", torch.tensor(order.tolist()), persistent=False)
 
@@ -63,9 +62,7 @@ class MaskedReconstruction(Task):
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, G, N, D) -> (B, C, L)."""
-        samples = self.read(self.mix(tokens.transpose(2, 3)).transpose(2, 3))  # (B, G, K, P * C/G)
-        b, g, k, _ = samples.shape
-        return samples.view(b, g, k, -1, self.outputs).permute(0, 1, 4, 2, 3).reshape(b, g * self.outputs, -1)
+        return self.head(tokens)
 
     def count(self, present: Tensor) -> Tensor:
         """Hidden samples, from the channels that exist (B, C) or from the samples that are hidden (B, C, L)."""

@@ -6,20 +6,18 @@ forecast token.
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from vibench.config.task import SignalPredictionConfig
 from vibench.data.batch import Batch, Target
 from vibench.data.store import Recording
+from vibench.tasks.samples import Samples
 from vibench.tasks.task import Sizes, Task, check_present, check_shape
 
 
 class SignalPrediction(Task):
     """Forecast tokens, each mixed from all tokens of the window, each becoming P samples.
-
-    N x H/P + D x P parameters: linear in the tokens and in the width. (A dense head of the flattened tokens held
-    3.2 billion in the public project.)
 
     Args:
         sizes: of the model and the data.
@@ -32,9 +30,7 @@ class SignalPrediction(Task):
     def __init__(self, *, sizes: Sizes, horizon: int, patch_len: int) -> None:
         super().__init__()
         self.horizon = horizon
-        self.outputs = 1 if sizes.channel_independent else sizes.n_channels
-        self.mix = nn.Linear(sizes.n_tokens, horizon // patch_len)
-        self.read = nn.Linear(sizes.d_model, patch_len * self.outputs)
+        self.head = Samples(sizes, horizon // patch_len, patch_len)
 
     @staticmethod
     def target(config: SignalPredictionConfig) -> Target:
@@ -45,9 +41,7 @@ class SignalPrediction(Task):
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
         """(B, G, N, D) -> (B, C, H)."""
-        forecast = self.read(self.mix(tokens.transpose(2, 3)).transpose(2, 3))  # (B, G, H/P, P * C/G)
-        b, g, k, _ = forecast.shape
-        return forecast.view(b, g, k, -1, self.outputs).permute(0, 1, 4, 2, 3).reshape(b, g * self.outputs, -1)
+        return self.head(tokens)
 
     def count(self, present: Tensor) -> Tensor:
         return present.sum() * self.horizon

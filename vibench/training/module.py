@@ -17,7 +17,7 @@ from vibench.step.micro_batch import Share
 from vibench.step.precision import grad_scaler
 from vibench.step.scores import Scores, score_batch, total_loss
 from vibench.step.step import Step, build_optimizer
-from vibench.step.task_weights import Weighing, in_turn
+from vibench.step.task_weights import Weighing, caught_up, in_turn
 from vibench.training.schedule import lr_factor
 
 
@@ -56,6 +56,7 @@ class TrainingModule(LightningModule):
         self.last_loss = math.nan
         self.labels_seen = dict.fromkeys(tasks, 0)  # windows with a label that a step was made of
         self.epoch_sums: dict[str, tuple[float, int]] = {}
+        self.turns = dict.fromkeys(tasks, 0)  # steps that trained each task
 
     def on_fit_start(self) -> None:
         self.scaler = grad_scaler(self.plan.precision, self.device)
@@ -76,11 +77,10 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer = self.optimizers()
-        rate = self.config.lr * lr_factor(
-            self.steps_done, self.total_steps, self.config.warmup_steps, self.config.schedule
-        )
+        factor = lr_factor(self.steps_done, self.total_steps, self.config.warmup_steps, self.config.schedule)
+        rate = self.config.lr * factor
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group.get("peak", self.config.lr) * factor
         turns = len(self.tasks) if self.config.task_order is TaskOrder.alternating else 1
         due = (self.steps_done // turns + 1) % self.log_every == 0 or self.steps_done + turns >= self.total_steps
         factors = self._factors(batch)
@@ -102,9 +102,11 @@ class TrainingModule(LightningModule):
             self.config.task_order,
             epoch=self.current_epoch + 1,
             epochs=self.config.epochs,
-            step=self.steps_done,
+            turns=self.turns,
             has_label=lambda name: bool(batch.present[name].any()),
         )
+        for name in names:
+            self.turns[name] += 1
         factors = self.weighing.factors()
         return {name: factors[name] for name in names}
 
@@ -121,12 +123,13 @@ class TrainingModule(LightningModule):
                     f"the loss of {name} is {value} at step {self.steps_done + 1} of {self.total_steps}; "
                     f"use a smaller training.lr={self.config.lr:g}, a training.clip_norm, or precision=fp32"
                 )
-            if not share.samples:
+            samples = int(share.samples)
+            if not samples:
                 continue
             self.last_losses[name] = value
-            self.labels_seen[name] += share.samples
+            self.labels_seen[name] += samples
             total, count = self.epoch_sums.get(name, (0.0, 0))
-            self.epoch_sums[name] = (total + value * share.samples, count + share.samples)
+            self.epoch_sums[name] = (total + value * samples, count + samples)
         self.last_loss = sum(self.tasks[name].weight * value for name, value in self.last_losses.items())
 
     def _log_step(
@@ -134,7 +137,7 @@ class TrainingModule(LightningModule):
     ) -> None:
         values = {"train/lr": rate} | ({} if norm is None else {"train/grad_norm": float(norm)})
         for name, share in shares.items():
-            values[f"train/{name}/samples"] = share.samples
+            values[f"train/{name}/samples"] = int(share.samples)
             if share.samples:
                 values[f"train/{name}/loss"] = self.last_losses[name]
                 values[f"train/{name}/grad_norm"] = float(share.squared_norm) ** 0.5 / scale
@@ -154,6 +157,7 @@ class TrainingModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.epoch_sums = {}
+        self.turns = caught_up(self.tasks, self.turns, self.current_epoch + 1)
 
     def on_train_epoch_end(self) -> None:
         self._write({f"train/{name}/epoch_loss": loss for name, loss in self.epoch_losses.items()})
@@ -194,7 +198,7 @@ class TrainingModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vibench"] = self.identity | {"steps_done": self.steps_done}
+        checkpoint["vibench"] = self.identity | {"steps_done": self.steps_done, "turns": self.turns}
 
 
 def directions(tasks: dict[str, TaskConfig]) -> dict[str, str]:

@@ -66,6 +66,9 @@ def start_from(model: Model, config: ExperimentConfig, classes: list[str]) -> di
         )
     if complaints:
         raise ConfigError(complaints)
+    before, now = known.get("config", {}).get("data", {}).get("normalisation"), config.data.normalisation.value
+    if before not in (None, now):
+        log.warning(f"{path} was trained with data.normalisation={before}, this is {now}: its weights see other scales")
     model.load_state_dict({name: there[name] for name in wanted}, strict=False)
     taken = [part.rstrip(".") for part in parts]
     log.info(f"started from {path}: {len(wanted)} weights of {', '.join(taken)}")
