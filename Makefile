@@ -40,6 +40,7 @@ bench: install  ## start-up, first step, loop, throughput and models, as ratios 
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.fidelity
+	$(BIN)/python benchmarks/memory.py
 
 docs: install  ## docs/config.md, the config reference, from the schemas
 	$(BIN)/python -m vibench.config.reference > docs/config.md.tmp && mv docs/config.md.tmp docs/config.md

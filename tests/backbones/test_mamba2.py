@@ -24,10 +24,10 @@ def normalised(tokens, norm):
 
 def test_each_layer_is_normalised_before_and_added_after_and_all_normalised_at_the_end():
     backbone, tokens = made(), torch.randn(2, 11, 6)
-    for norm in (*backbone.norms, backbone.norm):
+    for norm in (*(block.norm for block in backbone.blocks), backbone.norm):
         nn.init.normal_(norm.weight, mean=1)
-    first = tokens + backbone.layers[0](normalised(tokens, backbone.norms[0]))
-    second = first + backbone.layers[1](normalised(first, backbone.norms[1]))
+    first = tokens + backbone.blocks[0].layer(normalised(tokens, backbone.blocks[0].norm))
+    second = first + backbone.blocks[1].layer(normalised(first, backbone.blocks[1].norm))
     torch.testing.assert_close(backbone(tokens), normalised(second, backbone.norm), rtol=1e-5, atol=1e-5)
 
 

@@ -45,7 +45,14 @@ STATUS = {
     "seconds": 12.3,
     "device": "cpu (2 threads)",
     "peak_gib": 0.5,
-    "plan": {"precision": "fp16", "micro_batch": 8, "accumulation": 4},
+    "plan": {
+        "precision": "fp16",
+        "micro_batch": 8,
+        "accumulation": 4,
+        "peak_gib": 3.304,
+        "usable_gib": 19.69,
+        "components": {"activations": 2.2, "parameters": 1.0, "gradients": 0.001},
+    },
 }
 LEAK = {"splits": ["train", "test"], "entities": 10, "overlapping_windows": 0, "copied_windows": 2}
 
@@ -89,6 +96,7 @@ def test_below_it_stand_split_audit_steps_device_and_place():
     assert "cpu (2 threads), fp16, micro-batch 8 x 4" in text
     assert "multirun_outputs/run" in text
     assert "start    embedding, backbone of other/best.ckpt" in text
+    assert "memory   predicted 3.30 of 19.69 GiB: activations 2.20, parameters 1.00\n" in text
 
 
 def test_a_leak_is_named():

@@ -87,6 +87,18 @@ def test_precision_is_the_arithmetic_of_the_forward_pass(train, precision, dtype
     assert moved(run) > 0
 
 
+@pytest.mark.parametrize(("how", "times"), [("none", 1), ("selective", 2), ("full", 2)])
+def test_checkpointing_computes_the_blocks_again(train, how, times):
+    calls = []
+
+    def watch(model):
+        norm = model.backbone.blocks[0].norm_attention
+        norm.register_forward_hook(lambda module, *_: calls.append(1) if module.training else None)
+
+    train(f"training.checkpointing={how}", *ONE, watch=watch)
+    assert len(calls) == times
+
+
 @pytest.mark.parametrize(("name", "state"), [("adamw", "exp_avg"), ("adam", "exp_avg"), ("sgd", "momentum_buffer")])
 def test_optimizer_leaves_its_state_in_the_checkpoint(train, name, state):
     run = train(f"training.optimizer={name}", *ONE)

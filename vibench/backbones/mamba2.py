@@ -39,12 +39,29 @@ class Mamba2Backbone(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"d_state": d_state, "d_conv": d_conv, "expand": expand, "head_dim": head_dim, "chunk": chunk}
-        self.norms = nn.ModuleList(nn.RMSNorm(d_model, eps=1e-5) for _ in range(e_layers))
-        self.layers = nn.ModuleList(Mamba2(d_model=d_model, **sizes) for _ in range(e_layers))
+        self.blocks = nn.ModuleList(Mamba2Block(d_model, sizes) for _ in range(e_layers))
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(S, N, D) -> (S, N, D)."""
-        for norm, layer in zip(self.norms, self.layers, strict=True):
-            tokens = tokens + layer(norm(tokens))
+        for block in self.blocks:
+            tokens = block(tokens)
         return self.norm(tokens)
+
+
+class Mamba2Block(nn.Module):
+    """One layer, normalised before and added after.
+
+    Args:
+        d_model: D.
+        sizes: the other arguments of the layer.
+    """
+
+    def __init__(self, d_model: int, sizes: dict[str, int]) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=1e-5)
+        self.layer = Mamba2(d_model=d_model, **sizes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(S, N, D) -> (S, N, D)."""
+        return tokens + self.layer(self.norm(tokens))

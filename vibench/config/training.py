@@ -32,6 +32,15 @@ class Schedule(Enum):
     cosine = "cosine"
 
 
+class Checkpointing(Enum):
+    """What a block of the backbone keeps for its backward pass; changes time and memory, not the result."""
+
+    auto = "auto"  # the planner's choice: as much as fits
+    none = "none"  # everything
+    selective = "selective"  # products and attention; the rest is computed again
+    full = "full"  # what goes into the block
+
+
 class TaskOrder(Enum):
     """Which of the tasks that are on in an epoch a step trains."""
 
@@ -95,6 +104,7 @@ class TrainingConfig:
     micro_batch: str = setting("windows at once on the device; leaves the gradient as it is; auto or a number")
     accumulation: str = setting("micro-batches per optimizer step; auto or a number")
     precision: Precision = setting("auto, fp32, bf16 or fp16")
+    checkpointing: Checkpointing = setting("auto, none, selective or full: what a block keeps for its backward pass")
     optimizer: Optimizer = setting("adamw, adam or sgd")
     lr: float = setting("learning rate after the warm-up", above=0)
     weight_decay: float = setting("decay of the weights per unit of learning rate", low=0)

@@ -64,12 +64,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.signal)
 
+    def values(self) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Every attribute by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
         return type(self)(
             **{
                 name: {task: change(t) for task, t in value.items()} if isinstance(value, dict) else change(value)
-                for name, value in values.items()
+                for name, value in self.values().items()
             }
         )
 
@@ -82,6 +85,21 @@ class Batch:
     def part(self, start: int, stop: int) -> "Batch":
         """Windows ``start`` to ``stop``, as views."""
         return self._each(lambda tensor: tensor[start:stop])
+
+
+def blank_batch(targets: dict[str, Target], size: int, n_channels: int, window: int) -> Batch:
+    """A batch of that many windows of the widest system, all zero, every label there: what a trace is made with."""
+    lead = {name: (size, n_channels) if target.per_channel else (size,) for name, target in targets.items()}
+    return Batch(
+        signal=torch.zeros(size, n_channels, window),
+        channels=torch.full((size,), n_channels),
+        rate_hz=torch.ones(size),
+        system=torch.zeros(size, dtype=torch.int64),
+        entity=torch.zeros(size, dtype=torch.int64),
+        scale=torch.ones(size, n_channels),
+        targets={name: torch.zeros(*lead[name], *target.shape, dtype=target.dtype) for name, target in targets.items()},
+        present={name: torch.ones(*lead[name], dtype=torch.bool) for name in targets},
+    )
 
 
 def labelled(present: Tensor) -> Tensor:

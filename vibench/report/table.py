@@ -109,6 +109,9 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
     if status["start"]:
         lines.append(f"start    {', '.join(status['start']['parts'])} of {status['start']['checkpoint']}")
     plan = status["plan"]
+    if plan["peak_gib"] is not None:
+        largest = ", ".join(f"{name} {gib:.2f}" for name, gib in plan["components"].items() if gib >= 0.005)
+        lines.append(f"memory   predicted {plan['peak_gib']:.2f} of {plan['usable_gib']:.2f} GiB: {largest}")
     device = f"device   {status['device']}, {plan['precision']}, micro-batch {plan['micro_batch']}"
     return [
         *lines,

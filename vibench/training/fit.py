@@ -20,6 +20,7 @@ from vibench.errors import ConfigError
 from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model, freeze
+from vibench.step.checkpointing import checkpoint_blocks
 from vibench.training.checkpoints import AtomicCheckpointIO
 from vibench.training.module import TrainingModule, directions
 from vibench.training.progress import ProgressLine
@@ -109,6 +110,7 @@ def fit(
         keep_freed_memory()
     training = config.training
     freeze(model, training.freeze)
+    checkpoint_blocks(model.backbone, plan.checkpointing)
     loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
     validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None
     promised = promised_steps(data, config)

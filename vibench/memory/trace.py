@@ -1,0 +1,151 @@
+"""The memory of the real training step, without a GPU and without its numbers.
+
+Two optimizer steps of two micro-batches each, then the predictions of a validation, on fake tensors: the code is the
+training's own (``vibench.step``), only that no number is computed. From two sizes of micro-batch follows every other:
+a block is ``a + b * size`` bytes.
+"""
+
+import dataclasses
+from contextlib import nullcontext
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.config.training import TaskWeights
+from vibench.data.batch import Batch, blank_batch
+from vibench.memory.cuda import as_on_gpu
+from vibench.memory.tracker import Block, Timeline, Tracker
+from vibench.model import build_model, freeze, targets
+from vibench.step.checkpointing import checkpoint_blocks
+from vibench.step.precision import autocast
+from vibench.step.step import Step, build_optimizer
+from vibench.step.task_weights import Weighing
+
+SIZES = (2, 5)  # windows of a micro-batch in the two traces
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trace:
+    """Timelines of the same training at two sizes of micro-batch, event by event alike.
+
+    Attributes:
+        small, large: of ``SIZES``.
+    """
+
+    small: Timeline
+    large: Timeline
+
+    def blocks(self, micro_batch: int) -> list[Block]:
+        """The blocks at any size of micro-batch."""
+        first, second = SIZES
+        return [
+            dataclasses.replace(a, nbytes=a.nbytes + (b.nbytes - a.nbytes) * (micro_batch - first) // (second - first))
+            for a, b in zip(self.small.blocks, self.large.blocks, strict=True)
+        ]
+
+    def events(self, accumulation: int) -> list[tuple[int, bool]]:
+        """The events of a step of that many micro-batches: one of them, or two, after which it repeats itself."""
+        blocks = self.small.blocks
+        return [event for event in self.small.events if accumulation > 1 or blocks[event[0]].part == 0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Levers:
+    """What a plan can change without changing the result.
+
+    Attributes:
+        precision: fp32, bf16 or fp16.
+        checkpointing: none, selective or full.
+    """
+
+    precision: str
+    checkpointing: str
+
+
+def trace(config: ExperimentConfig, levers: Levers, *, n_channels: int, n_classes: int) -> Trace:
+    """Trace an experiment as it would run on the hardware it names.
+
+    Args:
+        n_channels, n_classes: of the data.
+    """
+    capability = config.hardware.compute_capability
+    timelines = []
+    for size in SIZES:
+        with as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
+            timelines.append(
+                record(config, levers, size, n_channels=n_channels, n_classes=n_classes, on_gpu=capability is not None)
+            )
+    return Trace(*timelines)
+
+
+def record(
+    config: ExperimentConfig, levers: Levers, micro_batch: int, *, n_channels: int, n_classes: int, on_gpu: bool
+) -> Timeline:
+    """Run two steps and a prediction under a tracker; in a ``FakeTensorMode`` on fake tensors, else on real ones.
+
+    Args:
+        on_gpu: the parts of a batch are copied to the device.
+    """
+    tracker, precision = Tracker(), levers.precision
+
+    class Parted(Batch):
+        """Tells the tracker which micro-batch begins."""
+
+        def part(self, start: int, stop: int) -> Batch:
+            tracker.part = start // (stop - start)
+            return super().part(start, stop)
+
+        def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+            if not on_gpu:
+                return self
+            with tracker.during("input"):
+                return self._each(torch.clone)
+
+    def begin(phase: str) -> None:
+        tracker.phase, tracker.part = phase, 0
+
+    def batch(size: int) -> Parted:
+        blank = blank_batch(targets(config), size, n_channels, config.data.window)
+        return Parted(**blank.values())
+
+    training = dataclasses.replace(config.training, task_weights=TaskWeights.fixed)  # learned ones are a few numbers
+    host = {size: batch(size) for size in (micro_batch, 2 * micro_batch)}  # outside: it lies on the host
+    tracker.ignore([leaf for one in host.values() for leaf in tree_leaves(one.values())])
+    with tracker:
+        model = build_model(config, n_channels=n_channels, n_classes=n_classes)
+        freeze(model, training.freeze)
+        checkpoint_blocks(model.backbone, levers.checkpointing)
+        weighing = Weighing(model, config.task, training.task_weights)
+        optimizer = build_optimizer(model, weighing, training, precision)
+        off = torch.amp.GradScaler("cpu", enabled=False)  # it asks for numbers
+        step = Step(model, weighing, training, precision=precision, scaler=off, device=CPU)
+        with tracker.named(model):
+            for _ in range(2):
+                begin("forward")
+                step(
+                    host[2 * micro_batch],
+                    optimizer,
+                    weighing.factors(),
+                    micro_batch=micro_batch,
+                    measure=True,
+                    check=lambda shares: begin("optimizer"),
+                )
+            begin("score")
+            model.eval()
+            with torch.no_grad(), autocast(precision, CPU):
+                model(host[micro_batch].to(CPU))
+            lasting = Timeline(tracker.timeline.blocks, list(tracker.timeline.events))  # before all of it is let go
+    return lasting
+
+
+def live_peak(blocks: list[Block], events: list[tuple[int, bool]]) -> tuple[int, int]:
+    """Most bytes alive at once, and after how many events."""
+    live = peak = when = 0
+    for number, (block, comes) in enumerate(events):
+        live += blocks[block].nbytes if comes else -blocks[block].nbytes
+        if live > peak:
+            peak, when = live, number
+    return peak, when
