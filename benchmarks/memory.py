@@ -7,6 +7,7 @@ windows. The real peak is summed from the allocator's own events (``torch.profil
 median error at most 1 %, worst 3 %, never more than 1 % below.
 """
 
+import gc
 import statistics
 from typing import Any
 
@@ -40,6 +41,7 @@ BACKBONES = {
 
 def real_peak(config: ExperimentConfig, levers: Levers, micro_batch: int) -> int:
     """Most bytes that the allocator had given out at once."""
+    gc.collect()  # what an earlier model left must not be freed in the middle
     host = blank_batch(targets(config), 2 * micro_batch, SIZES["n_channels"], config.data.window)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model = build_model(config, **SIZES)

@@ -1,5 +1,7 @@
 """Activation checkpointing: the same gradient, to the bit, from less memory."""
 
+import gc
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -8,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook
 
 from tests.model.batches import SIZES, random_batch
+from vibench.backbones.patchtst import PatchTST
 from vibench.layers.encoder import Attention
 from vibench.memory.trace import Levers, live_peak, record
 from vibench.model import build_model
@@ -151,3 +154,16 @@ def test_what_is_asked_for_reaches_the_training(tiny, tmp_path, how, times):
         hook.remove()
     assert status["plan"]["checkpointing"] == how
     assert len(count) == times * status["steps"] * status["plan"]["accumulation"] == 2 * times
+
+
+def test_a_model_is_let_go_without_a_garbage_collection():
+    backbone = PatchTST(n_tokens=5, d_model=4, e_layers=1, n_heads=1, d_ff=4, dropout=0.0)
+    checkpoint_blocks(backbone, "full")
+    backbone(torch.randn(2, 5, 4)).sum().backward()
+    weight = weakref.ref(backbone.blocks[0].attention.qkv.weight)
+    gc.disable()
+    try:
+        del backbone
+        assert weight() is None
+    finally:
+        gc.enable()

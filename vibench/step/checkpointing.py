@@ -3,6 +3,8 @@
 Source: Chen et al. 2016, https://arxiv.org/abs/1604.06174.
 """
 
+import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,12 +38,18 @@ def checkpoint_blocks(backbone: nn.Module, how: str) -> None:
     if how == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for block in getattr(backbone, "blocks", ()):
-        block.forward = _recomputing(block.forward, options)
+        block.forward = _recomputing(weakref.ref(block), options)
 
 
-def _recomputing(forward: Any, options: dict[str, Any]) -> Any:
+def _recomputing(block: weakref.ref[nn.Module], options: dict[str, Any]) -> Callable[..., torch.Tensor]:
+    """A forward pass that does not hold its block: a circle would keep the weights until garbage is collected."""
+
     def call(*tensors: torch.Tensor) -> torch.Tensor:
-        return checkpoint(forward, *tensors, **options) if torch.is_grad_enabled() else forward(*tensors)
+        module = block()
+        forward = type(module).forward
+        if not torch.is_grad_enabled():
+            return forward(module, *tensors)
+        return checkpoint(forward, module, *tensors, **options)
 
     return call
 
