@@ -5,14 +5,16 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.conftest import CONF
 from tests.model.batches import SIZES
+from vibench.config.backbone import BackboneConfig
 from vibench.config.training import Checkpointing, Optimizer
 from vibench.errors import MemoryFitError
-from vibench.layers.encoder import EncoderBlock
 from vibench.memory.plan import GIB, fit, usable
 from vibench.model import build_model
 
@@ -240,13 +242,19 @@ def test_a_plan_is_plain_types(config):
     assert content["micro_batch"] * content["accumulation"] >= config.training.global_batch_size
 
 
-def test_a_model_that_cannot_be_traced_is_planned_by_its_state_alone_and_that_is_said(deep, monkeypatch, caplog):
-    """As a layer of one's own that branches on a number does."""
+class Asks(nn.Module):
+    """A layer of one's own that branches on a number."""
 
-    def asks(self, tokens):
-        return tokens if float(tokens.detach().sum()) > 0 else -tokens
+    def __init__(self, *, n_tokens: int, d_model: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(d_model))
 
-    monkeypatch.setattr(EncoderBlock, "forward", asks)
-    plan = fit(deep, **SIZES)
+    def forward(self, tokens):
+        return tokens * self.scale if float(tokens.detach().sum()) > 0 else -tokens
+
+
+def test_a_model_that_cannot_be_traced_is_planned_by_its_state_alone_and_that_is_said(deep, caplog):
+    asks = replace(deep, backbone=BackboneConfig(_target_=f"{__name__}.Asks"))
+    plan = fit(asks, **SIZES)
     assert (plan.micro_batch, plan.peak_gib) == (64, None)
     assert "MEMORY IS NOT PREDICTED: the model cannot be traced" in caplog.text

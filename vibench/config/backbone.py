@@ -38,40 +38,34 @@ class DLinearConfig(BackboneConfig):
             )
 
 
-def heads_divide(d_model: int, n_heads: int) -> Iterator[str]:
-    """The rule of every attention."""
-    if d_model % n_heads:
-        smaller = d_model - d_model % n_heads
-        remedy = f"use {f'd_model={smaller} or ' if smaller else ''}backbone.n_heads={math.gcd(d_model, n_heads)}"
-        yield f"d_model={d_model} is not divisible by backbone.n_heads={n_heads}; {remedy}"
+@dataclass(kw_only=True, slots=True)
+class AttentionConfig(BackboneConfig):
+    """Fields of every stack of Transformer encoder blocks."""
+
+    e_layers: int = setting("encoder blocks", low=1)
+    n_heads: int = setting("attention heads; divides d_model", low=1)
+    d_ff: int = setting("hidden width of the feed-forward layer", low=1)
+    dropout: float = setting("dropout probability in the encoder", low=0, high=0.99)
+
+    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        if d_model % self.n_heads:
+            smaller = d_model - d_model % self.n_heads
+            remedy = f"{f'd_model={smaller} or ' if smaller else ''}backbone.n_heads={math.gcd(d_model, self.n_heads)}"
+            yield f"d_model={d_model} is not divisible by backbone.n_heads={self.n_heads}; use {remedy}"
 
 
 @dataclass(kw_only=True, slots=True)
-class PatchTSTConfig(BackboneConfig):
+class PatchTSTConfig(AttentionConfig):
     """Patch Transformer (Nie et al. 2023, https://arxiv.org/abs/2211.14730)."""
 
     _target_: str = "vibench.backbones.patchtst.PatchTST"
-    e_layers: int = setting("encoder blocks", low=1)
-    n_heads: int = setting("attention heads; divides d_model", low=1)
-    d_ff: int = setting("hidden width of the feed-forward layer", low=1)
-    dropout: float = setting("dropout probability in the encoder", low=0, high=0.99)
-
-    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
-        yield from heads_divide(d_model, self.n_heads)
 
 
 @dataclass(kw_only=True, slots=True)
-class TransformerConfig(BackboneConfig):
+class TransformerConfig(AttentionConfig):
     """Transformer encoder (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
 
     _target_: str = "vibench.backbones.transformer.Transformer"
-    e_layers: int = setting("encoder blocks", low=1)
-    n_heads: int = setting("attention heads; divides d_model", low=1)
-    d_ff: int = setting("hidden width of the feed-forward layer", low=1)
-    dropout: float = setting("dropout probability in the encoder", low=0, high=0.99)
-
-    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
-        yield from heads_divide(d_model, self.n_heads)
 
 
 @dataclass(kw_only=True, slots=True)

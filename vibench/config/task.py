@@ -119,7 +119,7 @@ class MaskedReconstructionConfig(TaskConfig):
 
     def masked(self, window: int) -> int:
         """Stretches of ``mask_len`` samples that are hidden in a window."""
-        return round(self.mask_ratio * (window // self.mask_len))
+        return self._hidden(window // self.mask_len)
 
     def complaints(self, *, name: str, window: int) -> Iterator[str]:
         if self.mask_len < 1 or window < 1:
@@ -143,9 +143,13 @@ class MaskedReconstructionConfig(TaskConfig):
             )
         yield f"{said}; use {' or '.join(remedies or ['another mask_len and mask_ratio'])}"
 
+    def _hidden(self, stretches: int) -> int:
+        """How many of the stretches are hidden."""
+        return round(self.mask_ratio * stretches)
+
     def _hides_some(self, stretches: int) -> bool:
         """Neither none nor all of the stretches."""
-        return 0 < round(self.mask_ratio * stretches) < stretches
+        return 0 < self._hidden(stretches) < stretches
 
 
 SCHEMAS = {

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
+from vibench.memory.device import GIB
 from vibench.memory.tracker import Block
 
-GIB = 2**30
 SHOWN = 12  # rows of layers
 
 

@@ -84,7 +84,8 @@ def fit(config: ExperimentConfig, *, n_channels: int, n_classes: int) -> MemoryP
     try:
         return _search(config, model, sizes, usable_gib, common)
     except RuntimeError as error:  # a layer that asks for numbers; one that is wrong will say so again
-        log.warning(f"MEMORY IS NOT PREDICTED: the model cannot be traced ({str(error).splitlines()[0]})")
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        log.warning(f"MEMORY IS NOT PREDICTED: the model cannot be traced ({said})")
         return _plan(config, next(_cuts(config)), next(_levers(config, model)), **unknown)
 
 
@@ -128,12 +129,20 @@ def usable(hardware: HardwareConfig) -> float | None:
     """GiB of the card that a plan may fill; None without a card."""
     if hardware.gpu_memory_gib is None:
         return None
-    return hardware.gpu_memory_gib * hardware.usable_share - hardware.context_mib / 1024
+    return _usable(hardware.gpu_memory_gib, hardware.usable_share, hardware.context_mib)
+
+
+def _usable(gpu_memory_gib: float, usable_share: float, context_mib: float) -> float:
+    return gpu_memory_gib * usable_share - context_mib / 1024
 
 
 def _plan(config: ExperimentConfig, micro: int, levers: Levers, **rest: Any) -> MemoryPlan:
-    accumulation = -(-config.training.global_batch_size // micro)
-    return MemoryPlan(micro_batch=micro, accumulation=accumulation, **asdict(levers), **rest)
+    return MemoryPlan(micro_batch=micro, accumulation=_accumulation(config, micro), **asdict(levers), **rest)
+
+
+def _accumulation(config: ExperimentConfig, micro: int) -> int:
+    """Micro-batches of that size in a global batch."""
+    return -(-config.training.global_batch_size // micro)
 
 
 def _levers(config: ExperimentConfig, model: nn.Module) -> Iterator[Levers]:
@@ -166,13 +175,12 @@ def _precision(config: ExperimentConfig) -> Precision:
 
 def _peak(config: ExperimentConfig, traced: Trace, micro: int) -> float:
     """GiB that the allocator reserves at most."""
-    accumulation = -(-config.training.global_batch_size // micro)
     blas = BLAS_MIB_HOPPER if (config.hardware.compute_capability or 0) >= 9 else BLAS_MIB
-    return reserved_peak(traced.blocks(micro), traced.events(accumulation)) / GIB + blas / 1024
+    return reserved_peak(traced.blocks(micro), traced.events(_accumulation(config, micro))) / GIB + blas / 1024
 
 
 def _bill(config: ExperimentConfig, traced: Trace, micro: int) -> Bill:
-    return bill(traced.blocks(micro), traced.events(-(-config.training.global_batch_size // micro)))
+    return bill(traced.blocks(micro), traced.events(_accumulation(config, micro)))
 
 
 def cards() -> dict[str, float]:
@@ -182,7 +190,7 @@ def cards() -> dict[str, float]:
     for path in sorted(folder.glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
         if values["gpu_memory_gib"] is not None:
-            found[path.stem] = values["gpu_memory_gib"] * values["usable_share"] - values["context_mib"] / 1024
+            found[path.stem] = _usable(*(values[key] for key in ("gpu_memory_gib", "usable_share", "context_mib")))
     return found
 
 
