@@ -16,6 +16,7 @@ from vibench.config.experiment import ExperimentConfig
 from vibench.config.training import TaskWeights
 from vibench.data.batch import Batch, blank_batch
 from vibench.memory.cuda import as_on_gpu
+from vibench.memory.scratch import Scratch
 from vibench.memory.tracker import Block, Timeline, Tracker
 from vibench.model import build_model, freeze, targets
 from vibench.step.checkpointing import checkpoint_blocks
@@ -23,7 +24,7 @@ from vibench.step.precision import autocast
 from vibench.step.step import Step, build_optimizer
 from vibench.step.task_weights import Weighing
 
-SIZES = (2, 5)  # windows of a micro-batch in the two traces
+SIZES = (2, 11)  # windows of a micro-batch in the two traces; what kernels take is a line only from afar
 CPU = torch.device("cpu")
 
 
@@ -72,24 +73,39 @@ def trace(config: ExperimentConfig, levers: Levers, *, n_channels: int, n_classe
         n_channels, n_classes: of the data.
     """
     capability = config.hardware.compute_capability
-    timelines = []
+    timelines, scratch = [], Scratch() if capability is None else None
     for size in SIZES:
         with as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
             timelines.append(
-                record(config, levers, size, n_channels=n_channels, n_classes=n_classes, on_gpu=capability is not None)
+                record(
+                    config,
+                    levers,
+                    size,
+                    n_channels=n_channels,
+                    n_classes=n_classes,
+                    on_gpu=capability is not None,
+                    scratch=scratch,
+                )
             )
     return Trace(*timelines)
 
 
 def record(
-    config: ExperimentConfig, levers: Levers, micro_batch: int, *, n_channels: int, n_classes: int, on_gpu: bool
+    config: ExperimentConfig,
+    levers: Levers,
+    micro_batch: int,
+    *,
+    n_channels: int,
+    n_classes: int,
+    on_gpu: bool,
+    scratch: Scratch | None = None,
 ) -> Timeline:
     """Run two steps and a prediction under a tracker; in a ``FakeTensorMode`` on fake tensors, else on real ones.
 
     Args:
         on_gpu: the parts of a batch are copied to the device.
     """
-    tracker, precision = Tracker(), levers.precision
+    tracker, precision = Tracker(scratch), levers.precision
 
     class Parted(Batch):
         """Tells the tracker which micro-batch begins."""

@@ -4,7 +4,7 @@ Works on fake tensors as on real ones: it looks at the storages that operators r
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,11 +44,15 @@ class Timeline:
 
 
 class Tracker(TorchDispatchMode):
-    """Records a :class:`Timeline`. Keeps nothing alive: it holds weak references to storages alone."""
+    """Records a :class:`Timeline`. Keeps nothing alive: it holds weak references to storages alone.
 
-    def __init__(self) -> None:
+    Args:
+        scratch: bytes that an operator takes for as long as it runs; None for none.
+    """
+
+    def __init__(self, scratch: Callable[[Any, Any, Any], int] | None = None) -> None:
         super().__init__()
-        self.timeline = Timeline()
+        self.timeline, self.scratch = Timeline(), scratch
         self.phase, self.part = "weights", 0
         self._living: dict[int, tuple[int, Any]] = {}  # storage -> block, and the reference that tells of its death
         self._ignored: list[Any] = []  # kept, so that no other storage gets its address
@@ -64,6 +68,8 @@ class Tracker(TorchDispatchMode):
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._see(leaf, layer, phase)
+        if self.scratch is not None and not func.is_view:
+            self._come_and_go(self.scratch(func, args, kwargs or {}), layer)
         return out
 
     @contextmanager
@@ -119,6 +125,11 @@ class Tracker(TorchDispatchMode):
         self.timeline.blocks.append(Block(size, phase, layer, self.part))
         self.timeline.events.append((number, True))
         self._living[key] = (number, weakref.ref(storage, lambda _: self._gone(key, number)))
+
+    def _come_and_go(self, nbytes: int, layer: str) -> None:
+        number = len(self.timeline.blocks)
+        self.timeline.blocks.append(Block(nbytes, "scratch", layer, self.part))
+        self.timeline.events += [(number, True), (number, False)]
 
     def _gone(self, key: int, number: int) -> None:
         del self._living[key]
