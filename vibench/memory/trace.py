@@ -17,7 +17,7 @@ from vibench.config.training import TaskWeights
 from vibench.data.batch import Batch, blank_batch
 from vibench.memory.cuda import as_on_gpu
 from vibench.memory.scratch import Scratch
-from vibench.memory.tracker import Block, Timeline, Tracker
+from vibench.memory.tracker import Block, Timeline, Tracker, bias_in_place
 from vibench.model import build_model, freeze, targets
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.precision import autocast
@@ -42,10 +42,13 @@ class Trace:
     def blocks(self, micro_batch: int) -> list[Block]:
         """The blocks at any size of micro-batch."""
         first, second = SIZES
-        return [
-            dataclasses.replace(a, nbytes=a.nbytes + (b.nbytes - a.nbytes) * (micro_batch - first) // (second - first))
-            for a, b in zip(self.small.blocks, self.large.blocks, strict=True)
-        ]
+        found = []
+        for a, b in zip(self.small.blocks, self.large.blocks, strict=True):
+            more = (b.nbytes - a.nbytes) * (micro_batch - first) // (second - first)
+            if a.phase == "scratch":
+                more = max(more, 0)  # of a single window, kernels take other ways, and not less
+            found.append(dataclasses.replace(a, nbytes=a.nbytes + more))
+        return found
 
     def events(self, accumulation: int) -> list[tuple[int, bool]]:
         """The events of a step of that many micro-batches: one of them, or two, after which it repeats itself."""
@@ -75,7 +78,7 @@ def trace(config: ExperimentConfig, levers: Levers, *, n_channels: int, n_classe
     capability = config.hardware.compute_capability
     timelines, scratch = [], Scratch() if capability is None else None
     for size in SIZES:
-        with as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
+        with bias_in_place(), as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
             timelines.append(
                 record(
                     config,

@@ -16,6 +16,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+aten = torch.ops.aten
+
+
+@contextmanager
+def bias_in_place() -> Iterator[None]:
+    """``linear`` adds its bias in place, as it does without a tracker; it makes a copy as soon as one is at work."""
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("linear", _linear, "AutogradCPU")
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _linear(tensor: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if bias is None:
+        return aten.matmul(tensor, weight.t())
+    if tensor.dim() == 2:
+        return aten.addmm(bias, tensor, weight.t())
+    if tensor.dim() == 3 and tensor.is_contiguous():
+        flat = aten.addmm(bias, tensor.reshape(-1, tensor.shape[-1]), weight.t())
+        return flat.view(*tensor.shape[:-1], -1)
+    return aten.matmul(tensor, weight.t()).add_(bias)
+
+
 @dataclass(slots=True)
 class Block:
     """One allocation.

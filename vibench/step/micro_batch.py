@@ -62,24 +62,31 @@ def accumulate(
         zero = torch.zeros((), device=device)
         samples = labelled(present).sum()
         shares[name] = Share(loss=zero, samples=samples, squared_norm=zero.clone() if measure else None)
+
+    def loss(name: str, tokens: Tensor, real: Tensor, seen: Batch) -> Tensor:
+        task = model.tasks[name]
+        with autocast():
+            prediction = task(tokens, real)
+        mean = task.loss(prediction, seen.targets[name], seen.present[name]) / counts[name]
+        shares[name].loss += mean.detach()
+        return scale(mean * factors[name])
+
+    def send_back(seen: Batch, names: list[str]) -> None:
+        with autocast():
+            tokens, real = model.encode(seen)
+        gradient = None
+        for name in names:
+            own = tokens.detach().requires_grad_(tokens.requires_grad)
+            loss(name, own, real, seen).backward()
+            if own.grad is not None:
+                if measure:
+                    shares[name].squared_norm += own.grad.float().square().sum()
+                gradient = own.grad if gradient is None else gradient.add_(own.grad)
+        if gradient is not None:
+            tokens.backward(gradient)
+
     for start in range(0, len(batch), micro_batch):
         part = batch.part(start, start + micro_batch).to(device, non_blocking=True)
         for seen, names in model.views(part, list(factors)):
-            with autocast():
-                tokens, real = model.encode(seen)
-            gradient = None
-            for name in names:
-                own = tokens.detach().requires_grad_(tokens.requires_grad)
-                task = model.tasks[name]
-                with autocast():
-                    prediction = task(own, real)
-                mean = task.loss(prediction, seen.targets[name], seen.present[name]) / counts[name]
-                scale(mean * factors[name]).backward()
-                shares[name].loss += mean.detach()
-                if own.grad is not None:
-                    if measure:
-                        shares[name].squared_norm += own.grad.float().square().sum()
-                    gradient = own.grad if gradient is None else gradient.add_(own.grad)
-            if gradient is not None:
-                tokens.backward(gradient)
+            send_back(seen, names)  # a function: what it held is let go before the next part comes
     return shares
