@@ -23,7 +23,8 @@ from vibench.data.batch import blank_batch
 from vibench.memory.trace import CPU, Levers, live_peak, trace
 from vibench.model import build_model, targets
 from vibench.step.checkpointing import checkpoint_blocks
-from vibench.step.step import Step, build_optimizer
+from vibench.step.optimizer import build_optimizer
+from vibench.step.step import Step
 from vibench.step.task_weights import Weighing
 
 SIZES = {"n_channels": 3, "n_classes": 4}
@@ -47,7 +48,7 @@ def real_peak(config: ExperimentConfig, levers: Levers, micro_batch: int) -> int
         model = build_model(config, **SIZES)
         checkpoint_blocks(model.backbone, levers.checkpointing)
         weighing = Weighing(model, config.task, TaskWeights.fixed)
-        optimizer = build_optimizer(model, weighing, config.training, levers.precision)
+        optimizer = build_optimizer(model, weighing, config.training, levers.precision, "device")
         off = torch.amp.GradScaler("cpu", enabled=False)
         step = Step(model, weighing, config.training, precision=levers.precision, scaler=off, device=CPU)
         for _ in range(2):

@@ -39,6 +39,12 @@ class MemoryFitError(VibenchError):
     kind = "MEMORY"
 
 
+class TimeFitError(VibenchError):
+    """The experiment cannot end within the time it is given; nothing was started."""
+
+    kind = "TIMEOUT"
+
+
 class NanError(VibenchError):
     """A loss or a metric is not a finite number."""
 

@@ -17,8 +17,18 @@ from vibench.data.audit import audit_start, entities_of
 from vibench.data.build import build
 from vibench.data.loader import Data
 from vibench.errors import VibenchError
-from vibench.memory.device import as_found, choose_device, device_name, peak_gib, reset_peak
-from vibench.memory.plan import MemoryPlan
+from vibench.memory.device import (
+    as_found,
+    choose_device,
+    device_name,
+    free_gib,
+    is_planned,
+    peak_gib,
+    reset_peak,
+)
+from vibench.memory.host import check_host
+from vibench.memory.measured import Measured, remember
+from vibench.memory.plan import MemoryPlan, refit
 from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
 from vibench.report.plain import plain
@@ -45,7 +55,11 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
     data = build(config.data, targets(config))
     sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
-    plan = plan_memory(config, **sizes)
+    windows = {name: len(split) for name, split in data.splits.items()}
+    plan = plan_memory(config, **sizes, windows=windows)
+    if device.type == "cuda":
+        plan = refit(config, plan, free_gib(device), **sizes, windows=windows)
+    check_host(config.hardware, plan.host)
     write_json(run_dir / "plan.json", plan.as_dict())
     promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
     seed_everything(config.seed, workers=True, verbose=False)
@@ -61,6 +75,7 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     identity = {"config": plain(config), "classes": data.classes, "seen": seen} | sizes
     try:
         fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)
+        _remember(config, plan, fitted, device)
         results = _tested(config, data, plan, fitted, device, sizes)
         _prove(config, data, fitted, results)
     except VibenchError as error:
@@ -74,6 +89,7 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         "early_stop": fitted.early_stop,
         "labels_seen": fitted.labels_seen,
         "task_weights": fitted.task_weights,
+        "step_seconds": fitted.step_seconds,
         "start": start and {key: start[key] for key in ("checkpoint", "parts")},
         "checkpoint": str(fitted.checkpoint.relative_to(run_dir)),
         "split": _short_certificate(data.certificate),
@@ -100,6 +116,22 @@ def _tested(
         }
         for name, task in config.task.items()
     }
+
+
+def _remember(config: ExperimentConfig, plan: MemoryPlan, fitted: Fitted, device: torch.device) -> None:
+    """Keep what the run took beside what was predicted, where it ran as it was planned."""
+    if not is_planned(config.hardware, device):
+        return
+    step = peak = None
+    if plan.step_seconds is not None and fitted.step_seconds is not None:
+        step = fitted.step_seconds * (plan.pace or 1) / plan.step_seconds
+    if plan.peak_gib is not None and device.type == "cuda":
+        peak = peak_gib(device) / plan.peak_gib
+    if step is not None or peak is not None:
+        backbone = config.backbone._target_.rpartition(".")[2]
+        remember(
+            Measured(hardware=config.hardware.name, backbone=backbone, precision=plan.precision, peak=peak, step=step)
+        )
 
 
 def _finite(value: float) -> float | None:

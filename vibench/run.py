@@ -5,7 +5,9 @@ Imports no torch before the directory is claimed, so that a run that is stopped 
 
 import json
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +37,8 @@ def run_experiment(config: ExperimentConfig, run_dir: str | Path) -> dict[str, A
     with _signals() as ignore_signals:
         with recorded(run_dir, facts) as prove:
             (run_dir / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
+            if sys.platform == "linux":  # segments that grow leave no gaps; before torch reads it
+                os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
             from vibench.experiment import train_and_prove  # torch and lightning from here on
 

@@ -17,7 +17,8 @@ from vibench.memory.trace import Levers, live_peak, record, trace
 from vibench.memory.tracker import Tracker
 from vibench.model import build_model, targets
 from vibench.step.checkpointing import checkpoint_blocks
-from vibench.step.step import Step, build_optimizer
+from vibench.step.optimizer import build_optimizer
+from vibench.step.step import Step
 from vibench.step.task_weights import Weighing
 
 CPU = torch.device("cpu")
@@ -73,7 +74,7 @@ def really(config, micro_batch, accumulation=2, precision="fp32", checkpointing=
         model = build_model(config, **SIZES)
         checkpoint_blocks(model.backbone, checkpointing)
         weighing = Weighing(model, config.task, TaskWeights.fixed)
-        optimizer = build_optimizer(model, weighing, config.training, precision)
+        optimizer = build_optimizer(model, weighing, config.training, precision, "device")
         off = torch.amp.GradScaler("cpu", enabled=False)
         step = Step(model, weighing, config.training, precision=precision, scaler=off, device=CPU)
         for _ in range(2):

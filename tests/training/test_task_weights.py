@@ -11,7 +11,7 @@ from tests.model.batches import SIZES, random_batch
 from vibench.config.training import TaskWeights
 from vibench.model import build_model
 from vibench.step.micro_batch import accumulate
-from vibench.step.step import VARIANCE_RATE
+from vibench.step.optimizer import VARIANCE_RATE
 from vibench.step.task_weights import Weighing
 from vibench.training.checkpoints import read_checkpoint
 

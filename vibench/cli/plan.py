@@ -1,29 +1,35 @@
-"""``vibench-plan``: what an experiment will take, who takes it, and where it fits. Nothing is trained.
+"""``vibench-plan``: what an experiment will take, who takes it, how long, and where it fits. Nothing is trained.
 
-Exit status: 0 it fits, 1 it does not fit the hardware that was named, 2 the experiment is wrong.
+Exit status: 0 it fits, 2 the experiment is wrong, or does not fit the hardware that was named.
 """
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
 from vibench.config import schemas
-from vibench.config.compose import complaints_about
+from vibench.config.compose import complaints_about, complaints_about_sweep, compose_all, jobs_of
+from vibench.config.describe import options
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.resolve import resolve
-from vibench.errors import ConfigError, MemoryFitError, VibenchError
+from vibench.errors import ConfigError, MemoryFitError, TimeFitError, VibenchError
 
-USAGE = """usage: vibench-plan [GROUP=OPTION ...] [KEY=VALUE ...] [--json]
+USAGE = """usage: vibench-plan [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--json] [--picture FILE]
 
-  vibench-plan backbone=timesnet hardware=rtx3090    what the run will take on that card, layer by layer
-  vibench-plan backbone=timesnet                     on every card of conf/hardware
+  vibench-plan backbone=timesnet hardware=rtx3090         what the run will take on that card, layer by layer
+  vibench-plan backbone=timesnet                          on every hardware of conf/hardware
+  vibench-plan -m backbone=dlinear,fno hardware=v100      every combination, as vibench-train -m would run them
+  --json                                                  all of it, for programs
+  --picture memory.svg                                    the memory of one step over time (.svg, .png, .pdf)
 
-Takes what vibench-train takes. Exit status 0 if it fits, 1 if it does not fit the hardware that was named.
+Takes what vibench-train takes. Exit status 0 if everything that was named fits, 2 if it does not, or is wrong.
 """
+FLAGS = ("-m", "--multirun", "--json", "--picture")
+WIDE = 200  # characters, where nobody's terminal says otherwise
 
 
 def main() -> None:
@@ -31,76 +37,156 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(USAGE, end="")
         return
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    if unknown := [argument for argument in arguments if argument.startswith("-") and argument != "--json"]:
-        print(f"vibench-plan: {unknown[0]} does not exist; there are --json and --help", file=sys.stderr)
-        sys.exit(2)
     schemas.register()
-    complaints = complaints_about(overrides)
-    if complaints:
-        for complaint in complaints:
-            print(f"vibench-plan: {complaint}", file=sys.stderr)
-        sys.exit(2)
-    with initialize_config_module("vibench.conf", version_base="1.3"):
-        config = resolve(compose("train", overrides))
-    named = any(text.startswith("hardware=") for text in overrides)
     try:
-        plans = _plans(config, overrides, named)
+        overrides, flags = _read(arguments)
+        sweep = bool({"-m", "--multirun"} & set(flags))
+        if complaints := (complaints_about_sweep if sweep else complaints_about)(overrides):
+            raise ConfigError(complaints)
+        named = sweep or any(text.startswith("hardware=") for text in overrides)
+        plans = _plans(jobs_of(overrides) if sweep else {"": overrides}, named=named)
+        if "--json" in flags:
+            print(json.dumps(plans, indent=2))
+        else:
+            _show(plans)
+        if "--picture" in flags:
+            _draw(plans, flags["--picture"])
     except VibenchError as error:
-        print(f"vibench-plan: {error}", file=sys.stderr)
+        for line in error.complaints if isinstance(error, ConfigError) else [str(error)]:
+            print(f"vibench-plan: {line}", file=sys.stderr)
         sys.exit(2)
-    if "--json" in arguments:
-        print(json.dumps(plans, indent=2))
-    else:
-        _show(plans)
-    sys.exit(1 if named and any("error" in plan for plan in plans.values()) else 0)
+    sys.exit(2 if named and any("error" in plan for plan in plans.values()) else 0)
 
 
-def _plans(config: ExperimentConfig, overrides: list[str], named: bool) -> dict[str, dict[str, Any]]:
-    """Hardware -> plan, or why there is none: of the one that was named, or of every card."""
-    from vibench.data.build import build  # torch from here on
-    from vibench.memory.plan import cards, fit
-    from vibench.model import targets
+def _read(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Overrides, and flags with their values."""
+    overrides, flags, waiting = [], {}, list(arguments)
+    while waiting:
+        text = waiting.pop(0)
+        flag, _, value = text.partition("=") if text.startswith("-") else ("", "", "")
+        if not flag:
+            overrides.append(text)
+        elif flag not in FLAGS:
+            raise ConfigError([f"{flag} does not exist; there are {', '.join(FLAGS)} and --help"])
+        elif flag == "--picture" and not value:
+            if not waiting:
+                raise ConfigError(["--picture needs the name of a file, e.g. --picture memory.svg"])
+            flags[flag] = waiting.pop(0)
+        else:
+            flags[flag] = value
+    return overrides, flags
 
-    data = build(config.data, targets(config))
-    sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
-    plans = {}
-    for name in [config.hardware.name] if named else list(cards()):
+
+def _plans(jobs: dict[str, list[str]], *, named: bool) -> dict[str, dict[str, Any]]:
+    """Job and hardware -> plan, or why there is none: of the hardware that was named, or of every one."""
+    found = {}
+    for job, overrides in jobs.items():
+        names = [None] if named else options()["hardware"]
+        configs = [_config([*overrides, f"hardware={name}"] if name else overrides) for name in names]
+        planner = _Planner(configs[0])
+        for config in configs:
+            name = config.hardware.name
+            found[job or name] = planner.plan(config)
+    return found
+
+
+def _config(overrides: list[str]) -> ExperimentConfig:
+    """A config that was checked, but for what its hardware forbids: that is part of the answer."""
+    cfg, complaints = compose_all(overrides)
+    if cfg is None or complaints:
+        raise ConfigError(complaints)
+    return resolve(cfg)
+
+
+class _Planner:
+    """Plans one experiment for several kinds of hardware; its data are looked at once, its kernels traced once."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        from vibench.data.build import survey  # torch from here on
+        from vibench.memory.plan import Traces
+        from vibench.model import targets
+
+        self.data, self.traces = survey(config.data, targets(config)), Traces()
+
+    def plan(self, config: ExperimentConfig) -> dict[str, Any]:
+        import dataclasses
+
+        from vibench.memory.device import as_found, choose_device
+        from vibench.memory.plan import fit
+
+        if config.hardware.device.name == "auto":
+            device = choose_device(config.hardware)
+            config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
+        data = self.data
+        sizes = {"n_channels": data.n_channels, "n_classes": data.n_classes, "windows": data.windows}
         try:
-            if not named:
-                with initialize_config_module("vibench.conf", version_base="1.3"):
-                    config = resolve(compose("train", [*overrides, f"hardware={name}"]))
-            plans[name] = fit(config, **sizes).as_dict()
-        except (MemoryFitError, ConfigError) as error:
-            plans[name] = {"error": str(error)}
-    return plans
+            return fit(config, **sizes, traces=self.traces, on_cpu=True).as_dict()
+        except (MemoryFitError, TimeFitError, ConfigError) as error:
+            return {"error": str(error).strip()}
 
 
 def _show(plans: dict[str, dict[str, Any]]) -> None:
-    console = Console()
-    table = Table("hardware", "verdict", "peak GiB", "usable GiB", "precision", "checkpointing", "micro-batch")
+    console = Console(width=None if Console().is_terminal else WIDE)
+    table = Table("plan", "verdict")
+    for name in (
+        "peak GiB",
+        "usable GiB",
+        "precision",
+        "checkpointing",
+        "optimizer",
+        "batch",
+        "step",
+        "run",
+        "host GiB",
+    ):
+        table.add_column(name, justify="right")
     for name, plan in plans.items():
         if "error" in plan:
             table.add_row(name, "does not fit")
-        else:
-            peak, usable = (f"{plan[key]:.2f}" if plan[key] is not None else "" for key in ("peak_gib", "usable_gib"))
-            cut = f"{plan['micro_batch']} x {plan['accumulation']}"
-            table.add_row(name, "fits", peak, usable, plan["precision"], plan["checkpointing"], cut)
+            continue
+        peak, usable = (f"{plan[key]:.2f}" if plan[key] is not None else "" for key in ("peak_gib", "usable_gib"))
+        cut = f"{plan['micro_batch']} x {plan['accumulation']}"
+        cut += (
+            f" x {plan['devices']}" + (" sharded" if plan["sharding"] == "full" else "") if plan["devices"] > 1 else ""
+        )
+        how = (plan["precision"], plan["checkpointing"], plan["optimizer_state"], cut)
+        took = [_words(plan[key]) for key in ("step_seconds", "run_seconds")]
+        table.add_row(name, "fits", peak, usable, *how, *took, f"{sum(plan['host'].values()):.1f}")
     console.print(table)
     for name, plan in plans.items():
         if "error" in plan:
             console.print(f"{name}: {plan['error']}", markup=False, highlight=False, soft_wrap=True)
         elif len(plans) == 1 and plan["layers"]:
             _show_bill(plan, console)
+    if any(plan.get("step_seconds") is not None and plan["pace"] is None for plan in plans.values()):
+        console.print("times are estimates from data sheets: no run on that hardware was measured yet", highlight=False)
+
+
+def _words(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _show_bill(plan: dict[str, Any], console: Console) -> None:
-    """Components and layers of one plan, and what was tried before."""
-    parts = ", ".join(f"{component} {gib:.2f}" for component, gib in plan["components"].items())
-    console.print(f"alive at the peak, GiB: {parts}", highlight=False)
+    """Components and layers of one plan, the host's memory, and what was tried before."""
+    for title, parts in (("alive at the peak", plan["components"]), ("of the host", plan["host"])):
+        told = ", ".join(f"{component} {gib:.2f}" for component, gib in parts.items() if gib >= 0.005)
+        console.print(f"{title}, GiB: {told}", highlight=False)
     table = Table("layer", "component", "GiB")
     for layer, component, gib in plan["layers"]:
         table.add_row(layer, component, f"{gib:.3f}")
     console.print(table)
     for text in plan["rejected"]:
         console.print(f"too much: {text}", highlight=False)
+
+
+def _draw(plans: dict[str, dict[str, Any]], file: str) -> None:
+    from vibench.report.picture import draw_memory
+
+    drawn = {name: plan for name, plan in plans.items() if plan.get("timeline")}
+    if len(drawn) != 1:
+        raise ConfigError([f"--picture shows one plan, there are {len(drawn)} that fit; name one hardware=CARD"])
+    draw_memory(*drawn.items(), Path(file))

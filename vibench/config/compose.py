@@ -24,16 +24,22 @@ def complaints_about(overrides: list[str], config_dir: str | None = None) -> lis
 def complaints_about_sweep(overrides: list[str], config_dir: str | None = None) -> list[str]:
     """Everything that is wrong with the runs of a sweep, each complaint once, with the first job it concerns."""
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        jobs = jobs_of(overrides)
     except HydraException:
         return complaints_about(overrides, config_dir)  # says which one cannot be read
-    swept = tuple(f"{o.get_key_element()}=" for o in parsed if o.is_sweep_override())
     found: dict[str, str] = {}
-    for job in (job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch):
-        place = " ".join(text for text in job if text.startswith(swept))
+    for place, job in jobs.items():
         for complaint in complaints_about(job, config_dir):
             found.setdefault(complaint, f"{place}: {complaint}" if place else complaint)
     return list(found.values())
+
+
+def jobs_of(overrides: list[str]) -> dict[str, list[str]]:
+    """What a job of a sweep varies -> all of its overrides, in the order in which Hydra runs them."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = tuple(f"{o.get_key_element()}=" for o in parsed if o.is_sweep_override())
+    jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    return {" ".join(text for text in job if text.startswith(swept)): job for job in jobs}
 
 
 def compose_all(overrides: list[str], config_dir: str | None = None) -> tuple[DictConfig | None, list[str]]:

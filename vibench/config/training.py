@@ -41,6 +41,26 @@ class Checkpointing(Enum):
     full = "full"  # what goes into the block
 
 
+class OptimizerState(Enum):
+    """Where the optimizer keeps what it knows of each weight, and in how many bits."""
+
+    auto = "auto"  # the planner's choice: device, then int8, then host
+    device = "device"  # beside the weights, fp32
+    int8 = "int8"  # beside the weights, blocks of 8 bits, Dettmers et al. 2022, https://arxiv.org/abs/2110.02861
+    host = "host"  # in the host's memory, fp32, where the step is then made: the same result, later
+
+
+class Sharding(Enum):
+    """Whether the cards of a machine hold a part of the weights, gradients and optimizer state each.
+
+    FSDP, Zhao et al. 2023, https://arxiv.org/abs/2304.11277.
+    """
+
+    auto = "auto"  # the planner's choice: none, then full
+    none = "none"  # every card holds all of it
+    full = "full"  # every card holds a part, and asks the others for a block's weights when it comes to it
+
+
 class TaskOrder(Enum):
     """Which of the tasks that are on in an epoch a step trains."""
 
@@ -106,6 +126,8 @@ class TrainingConfig:
     precision: Precision = setting("auto, fp32, bf16 or fp16")
     checkpointing: Checkpointing = setting("auto, none, selective or full: what a block keeps for its backward pass")
     optimizer: Optimizer = setting("adamw, adam or sgd")
+    optimizer_state: OptimizerState = setting("auto, device, int8 or host: where the optimizer keeps its state")
+    sharding: Sharding = setting("auto, none or full: whether hardware.gpus cards share weights and optimizer state")
     lr: float = setting("learning rate after the warm-up", above=0)
     weight_decay: float = setting("decay of the weights per unit of learning rate", low=0)
     clip_norm: float | None = setting("largest 2-norm of the gradient; null: no clipping", above=0)
@@ -119,6 +141,11 @@ class TrainingConfig:
     init_parts: list[str] = setting("what is taken from init_from: embedding, backbone, tasks (heads of both)")
     freeze: list[str] = setting("parts that init_from filled and training leaves as they are: embedding, backbone")
 
+    def steps(self, windows: int) -> int:
+        """Optimizer steps of the whole training on that many windows."""
+        steps = -(-windows // self.global_batch_size) * self.epochs
+        return min(steps, self.max_steps or steps)
+
     def missing_paths(self) -> Iterator[str]:
         """Paths that must exist and do not."""
         if self.init_from is not None:
@@ -130,6 +157,16 @@ class TrainingConfig:
     def complaints(self) -> Iterator[str]:
         yield from self._parts()
         yield from self._steps()
+        if self.optimizer_state is OptimizerState.int8 and self.optimizer is not Optimizer.adamw:
+            yield (
+                f"training.optimizer_state=int8 is AdamW's alone, training.optimizer={self.optimizer.value}; "
+                "use training.optimizer=adamw, or training.optimizer_state=auto"
+            )
+        if self.precision is Precision.fp16 and self.optimizer_state in (OptimizerState.int8, OptimizerState.host):
+            yield (
+                f"training.optimizer_state={self.optimizer_state.value} does not know the loss scaling of "
+                "training.precision=fp16; use bf16, fp32, or training.optimizer_state=device"
+            )
 
     def _parts(self) -> Iterator[str]:
         """What is taken over, and what is frozen."""

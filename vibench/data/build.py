@@ -1,5 +1,6 @@
 """From a data config to audited, loadable splits."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +27,15 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     Raises:
         DataError: names the file, the recording or the split that cannot be used.
     """
-    path = _path(config)
-    store = Store(path)
-    recordings = _chosen(store, config)
-    splits = make_splits(recordings, config.split, lambda r: f"{r.system} {r.columns.get(config.label, '')}")
-    recordings, splits = _in_use(recordings, splits)
-    classes = _label(recordings, config.label)
-    span = span_of(config.window, targets)
+    store, recordings, splits, classes = _opened(config)
+    path, span = store.path, span_of(config.window, targets)
     places, short = _cut(store, recordings, splits, config, span)
     unlabelled = None
     if config.labels_per_class is not None:
         places["train"], unlabelled = few_labels(recordings, places["train"], targets, classes, config)
     check_samples(store, recordings)
     certificate = audit(store, recordings, places, span, config.window, config.allow_leaky)
-    n_channels = max(store.channels(r.system) for r in recordings)
+    n_channels = _channels(store, recordings)
     entities = {name: i for i, name in enumerate(sorted({r.entity for r in recordings}))}
     scaling = scaling_of(config.normalisation, store, recordings, splits["train"], n_channels)
     windows = {
@@ -65,6 +61,51 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
         certificate["splits"]["train"]["labels_per_class"] = config.labels_per_class
     certificate |= {"store": str(path), "by": config.split.by, "short_recordings": short, "classes": classes}
     return Data(splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survey:
+    """What a plan must know of data, and no sample of it is read for.
+
+    Attributes:
+        n_channels: C, of the widest system.
+        n_classes: of the recordings in use.
+        windows: split -> how many.
+    """
+
+    n_channels: int
+    n_classes: int
+    windows: dict[str, int]
+
+
+def survey(config: DataConfig, targets: dict[str, Target]) -> Survey:
+    """Sizes of the data that :func:`build` would load; nothing is audited.
+
+    Raises:
+        DataError: as ``build`` does for what is wrong with the store or its splits.
+    """
+    store, recordings, splits, classes = _opened(config)
+    places, _ = _cut(store, recordings, splits, config, span_of(config.window, targets))
+    if config.labels_per_class is not None:
+        places["train"], _ = few_labels(recordings, places["train"], targets, classes, config)
+    return Survey(
+        n_channels=_channels(store, recordings),
+        n_classes=len(classes),
+        windows={name: len(rows) for name, rows in places.items()},
+    )
+
+
+def _opened(config: DataConfig) -> tuple[Store, list[Recording], dict[str, list[Segment]], list[str]]:
+    """The store, its recordings in use, their splits, and the names of their classes."""
+    store = Store(_path(config))
+    recordings = _chosen(store, config)
+    splits = make_splits(recordings, config.split, lambda r: f"{r.system} {r.columns.get(config.label, '')}")
+    recordings, splits = _in_use(recordings, splits)
+    return store, recordings, splits, _label(recordings, config.label)
+
+
+def _channels(store: Store, recordings: list[Recording]) -> int:
+    return max(store.channels(r.system) for r in recordings)
 
 
 def _path(config: DataConfig) -> Path:

@@ -7,6 +7,17 @@ from vibench.memory.device import GIB
 from vibench.memory.tracker import Block
 
 SHOWN = 12  # rows of layers
+POINTS = 240  # of a picture
+
+
+PHASES = {  # what was going on -> the component of what was made then and is no gradient
+    "weights": "parameters",
+    "metrics": "metrics",
+    "input": "input",
+    "backward": "temporaries",
+    "scratch": "temporaries",
+    "gathered": "gathered weights",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +25,8 @@ class Bill:
     """What is alive at the peak of a step.
 
     Attributes:
-        components: parameters, gradients, optimizer, activations, temporaries, input -> GiB, largest first.
+        components: parameters, gradients, optimizer, activations, temporaries, metrics, input, gathered weights -> GiB,
+            largest first.
         layers: (layer, component, GiB), largest first.
     """
 
@@ -36,7 +48,7 @@ def bill(blocks: list[Block], events: list[tuple[int, bool]]) -> Bill:
         else:
             del alive[number]
             live -= blocks[number].nbytes
-    kept = set(alive)  # to the end: what the optimizer made and keeps is its state
+    kept = set(alive)  # to the end, see _kept
     components: dict[str, int] = defaultdict(int)
     layers: dict[tuple[str, str], int] = defaultdict(int)
     for number in at_peak:
@@ -50,9 +62,36 @@ def bill(blocks: list[Block], events: list[tuple[int, bool]]) -> Bill:
     )
 
 
+def timeline(blocks: list[Block], events: list[tuple[int, bool]]) -> dict[str, list[float]]:
+    """Component -> GiB alive at ``POINTS`` moments from the first forward pass on; at each the most since the last."""
+    kept = _kept(events)
+    begin = next((at for at, (number, _) in enumerate(events) if blocks[number].phase == "forward"), 0)
+    live: dict[str, int] = defaultdict(int)
+    total = 0
+    highest: dict[int, tuple[int, dict[str, int]]] = {}
+    for at, (number, comes) in enumerate(events):
+        size = blocks[number].nbytes if comes else -blocks[number].nbytes
+        live[_component(blocks[number], number in kept)] += size
+        total += size
+        if at >= begin:
+            point = (at - begin) * POINTS // (len(events) - begin)
+            if point not in highest or total > highest[point][0]:
+                highest[point] = (total, dict(live))
+    moments = [highest[point][1] for point in sorted(highest)]
+    return {name: [moment.get(name, 0) / GIB for moment in moments] for name in live}
+
+
+def _kept(events: list[tuple[int, bool]]) -> set[int]:
+    """What is alive at the end: what the optimizer made and keeps is its state."""
+    alive: set[int] = set()
+    for number, comes in events:
+        (alive.add if comes else alive.discard)(number)
+    return alive
+
+
 def _component(block: Block, kept: bool) -> str:
     if block.gradient:
         return "gradients"
     if block.phase == "optimizer":
         return "optimizer" if kept else "temporaries"
-    return {"weights": "parameters", "input": "input", "backward": "temporaries"}.get(block.phase, "activations")
+    return PHASES.get(block.phase, "activations")

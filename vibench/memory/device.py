@@ -43,6 +43,7 @@ def as_found(hardware: HardwareConfig, precision: Precision, device: torch.devic
     card = torch.cuda.get_device_properties(device)
     found = dataclasses.replace(
         hardware,
+        name=f"local ({card.name})",
         device=Device.cuda,
         gpu_memory_gib=card.total_memory / GIB,
         compute_capability=card.major + card.minor / 10,
@@ -50,6 +51,20 @@ def as_found(hardware: HardwareConfig, precision: Precision, device: torch.devic
     if complaints := list(precision_exists(found, precision)):
         raise ConfigError(complaints)
     return found
+
+
+def is_planned(hardware: HardwareConfig, device: torch.device) -> bool:
+    """Whether the run is on the kind of hardware that it was planned for: what it takes there can be compared."""
+    if device.type == "cpu":
+        return hardware.gpu_memory_gib is None
+    there = torch.cuda.get_device_properties(device).total_memory / GIB
+    return hardware.gpu_memory_gib is not None and abs(there / hardware.gpu_memory_gib - 1) < 0.05
+
+
+def free_gib(device: torch.device) -> float:
+    """What nobody uses of a card, once this process has its context there."""
+    torch.cuda.synchronize(device)
+    return torch.cuda.mem_get_info(device)[0] / GIB
 
 
 def device_name(device: torch.device) -> str:

@@ -1,7 +1,23 @@
-"""Memory of the host while a CPU trains."""
+"""Memory of the host: what a run takes of it, what there is, and how the C library keeps it."""
 
 import ctypes
 import sys
+from pathlib import Path
+
+from torch.utils._pytree import tree_leaves
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.config.hardware import HardwareConfig
+from vibench.data.batch import blank_batch
+from vibench.errors import MemoryFitError
+from vibench.memory.trace import Levers
+from vibench.model import targets
+
+GIB = 2**30
+PROCESS_GIB = 0.45  # Python, torch, Lightning and h5py (``benchmarks/host.py``)
+CUDA_GIB = 1.5  # libraries and context of CUDA in the host's memory: assumed, not measured
+WORKER_GIB = 0.1  # what a loading process does not share with the one it was forked from (``benchmarks/host.py``)
+AHEAD = 2  # batches that a worker of the DataLoader loads ahead
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 MOST_MMAP_THRESHOLD = 32 * 2**20  # the largest that glibc takes
@@ -21,3 +37,93 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library, musl for one
         return False
     return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1) and mallopt(M_MMAP_THRESHOLD, MOST_MMAP_THRESHOLD))
+
+
+def host_bill(
+    config: ExperimentConfig,
+    levers: Levers,
+    *,
+    n_channels: int,
+    parameters: int,
+    trained: int,
+    windows: int,
+    step_gib: float,
+) -> dict[str, float]:
+    """What a run takes of the host's memory, in GiB, largest first. The memory-mapped signals are not among it: the
+    kernel drops their pages when it needs them.
+
+    Args:
+        parameters, trained: of the model.
+        windows: of all splits.
+        step_gib: of the training step, where it runs on the CPU; else 0.
+    """
+    gpu = config.hardware.gpu_memory_gib is not None
+    ranks, workers = config.hardware.gpus, config.data.workers
+    one = blank_batch(targets(config), 1, n_channels, config.data.window)
+    window_gib = sum(tensor.nbytes for tensor in tree_leaves(one.values())) / GIB
+    batches = (max(AHEAD * workers, 1) + 1) * config.training.global_batch_size * (2 if gpu else 1)  # pinned: a copy
+    weights_gib = parameters * 4 / GIB
+    state_gib = trained * 8 / GIB
+    found = {
+        "processes": (PROCESS_GIB + (CUDA_GIB if gpu else 0)) * ranks,
+        "workers": WORKER_GIB * workers * ranks,
+        "batches": batches * window_gib,
+        "windows": windows * 16 / GIB * ranks,
+        "training step": step_gib,
+        "optimizer on the host": weights_gib * 2 + state_gib if levers.optimizer_state == "host" else 0.0,
+        "weights before and after training": 2 * weights_gib + state_gib,  # a fresh model, and the checkpoint it reads
+    }
+    return dict(sorted(((name, gib) for name, gib in found.items() if gib), key=lambda item: -item[1]))
+
+
+def check_host(hardware: HardwareConfig, bill: dict[str, float]) -> None:
+    """Refuse what the host cannot hold.
+
+    Raises:
+        MemoryFitError: with the bill.
+    """
+    there = hardware.ram_gib if hardware.ram_gib is not None else free_gib()
+    need = sum(bill.values())
+    if there is not None and need > there:
+        parts = " + ".join(f"{name} {gib:.2f}" for name, gib in bill.items() if gib >= need / 100)
+        whose = f"hardware.ram_gib={there:g}" if hardware.ram_gib is not None else f"this machine has {there:.1f} free"
+        raise MemoryFitError(
+            f"the run takes {need:.1f} GiB of the host's memory, {whose}: {parts} GiB; use fewer data.workers, a "
+            "smaller training.global_batch_size or d_model, or a machine with more"
+        )
+
+
+def free_gib() -> float | None:
+    """What a process could still take without swapping, also within a control group; None where it is not told."""
+    try:
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(told["MemAvailable"].split()[0]) * 1024 / GIB
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    return min([free, *_free_in_groups()])
+
+
+GROUPS = {  # version of the control groups -> mark of its line, folder, files of the limit and of what is taken
+    1: (":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "cache"),
+    2: ("0::", "/sys/fs/cgroup", "memory.max", "memory.current", "file"),
+}
+
+
+def _free_in_groups() -> list[float]:
+    """What the control groups of this process leave it, those above its own among them; files in memory can go."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    for mark, root, limit, taken, cached in GROUPS.values():
+        for own in (line.split(mark, 1)[1] for line in lines if mark in line):
+            folder = Path(root) / own.lstrip("/")
+            for group in (folder, *folder.parents):
+                try:
+                    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                    most, used = int((group / limit).read_text()), int((group / taken).read_text())
+                    found.append((most - used + int(stat[cached])) / GIB)
+                except (OSError, ValueError, KeyError):  # no limit, or not a group
+                    continue
+    return found

@@ -1,30 +1,31 @@
-"""What the planner decides: how a batch is cut, in which arithmetic, and what is kept for the backward pass.
+"""What the planner decides: how a batch is cut, in which arithmetic, what is kept, where the optimizer keeps its state.
 
-The levers are tried in the order of what they cost: the precision first, then the micro-batch, then checkpointing. Each
-combination is traced once (``trace``) and replayed through the allocator for every micro-batch (``allocator``). An
-experiment that does not fit with any is refused before anything is started.
+The levers are tried in the order of what they cost (``levers``). Each combination is traced once (``trace``) and
+replayed through the allocator for the sizes of micro-batch (``allocator``). An experiment that does not fit with any is
+refused before anything is started, and so is one that cannot end in its time.
 """
 
+import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import nn
 
 from vibench.config.experiment import ExperimentConfig
-from vibench.config.hardware import Device, HardwareConfig
-from vibench.config.training import Checkpointing, Optimizer, Precision, wish
-from vibench.errors import MemoryFitError
+from vibench.config.training import Optimizer
+from vibench.errors import ConfigError
 from vibench.memory.allocator import reserved_peak
-from vibench.memory.bill import Bill, bill
-from vibench.memory.device import GIB
-from vibench.memory.trace import Levers, Trace, trace
-from vibench.model import build_model, freeze
+from vibench.memory.bill import Bill, bill, timeline
+from vibench.memory.cards import usable
+from vibench.memory.duration import UNKNOWN, Duration, duration
+from vibench.memory.host import GIB, host_bill
+from vibench.memory.levers import candidates, cuts, parts_of
+from vibench.memory.refusal import gib, nothing_fits, state_alone
+from vibench.memory.sharding import sharded
+from vibench.memory.trace import Levers, Trace, live_peak, trace
+from vibench.model import Model, build_model, freeze
 
 log = logging.getLogger("vibench")
 STATE_BYTES = {Optimizer.adamw: 8, Optimizer.adam: 8, Optimizer.sgd: 4}  # per trained parameter, all in fp32
@@ -33,15 +34,23 @@ BLAS_MIB, BLAS_MIB_HOPPER = 16.25, 32  # workspace of cuBLAS, in the allocator a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryPlan:
-    """How the training step is run. ``micro_batch x accumulation`` covers the global batch.
+    """How the training step is run. ``micro_batch x accumulation x devices`` covers the global batch.
 
     Attributes:
         precision: fp32, bf16 or fp16.
         checkpointing: none, selective or full.
-        state_gib: weights, gradients and optimizer state.
-        peak_gib: what the allocator will reserve at most; None where there is no card to plan for.
-        usable_gib: what the hardware offers; None where there is no card to plan for.
+        optimizer_state: device, int8 or host.
+        sharding: none or full.
+        devices: cards that train together.
+        state_gib: weights, gradients and optimizer state of a device.
+        peak_gib: what the allocator of a device will reserve at most; None where nothing was traced.
+        usable_gib: what a device offers; None where there is no card to plan for.
         components, layers: who holds it, in GiB, see :class:`Bill`.
+        timeline: component -> GiB alive at even distances in the second step, for a picture.
+        host: what the run takes of the host's memory, in GiB, largest first.
+        step_seconds, run_seconds: estimates; None where the rates of the hardware are not known.
+        pace: what measured runs on that hardware took over their first estimates, and is in these; None before there
+            were any.
         rejected: the combinations that were tried before, and what they would take.
     """
 
@@ -49,184 +58,258 @@ class MemoryPlan:
     accumulation: int
     precision: str
     checkpointing: str
+    optimizer_state: str
+    sharding: str
+    devices: int
     parameters: int
     state_gib: float
     peak_gib: float | None
     usable_gib: float | None
     components: dict[str, float]
     layers: list[tuple[str, str, float]]
+    timeline: dict[str, list[float]]
+    host: dict[str, float]
+    step_seconds: float | None
+    run_seconds: float | None
+    pace: float | None
     rejected: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def fit(config: ExperimentConfig, *, n_channels: int, n_classes: int) -> MemoryPlan:
+class Traces:
+    """Traces of one experiment, each made once: cards whose kernels are alike share them."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def __call__(self, make: Callable[..., Any], config: ExperimentConfig, levers: Levers, **sizes: int) -> Any:
+        capability = config.hardware.compute_capability
+        alike = dataclasses.replace(levers, sharding="none")  # one trace, cut otherwise
+        key = (make, alike, None if capability is None else capability >= 8)
+        if key not in self._made:
+            try:
+                self._made[key] = make(config, alike, **sizes)
+            except RuntimeError as error:
+                self._made[key] = error
+        if isinstance(self._made[key], RuntimeError):
+            raise self._made[key]
+        return self._made[key]
+
+
+def fit(
+    config: ExperimentConfig,
+    *,
+    n_channels: int,
+    n_classes: int,
+    windows: dict[str, int] | None = None,
+    usable_gib: float | None = None,
+    traces: Traces | None = None,
+    on_cpu: bool = False,
+) -> MemoryPlan:
     """Plan an experiment for the hardware it names.
+
+    Args:
+        n_channels, n_classes: of the data.
+        windows: split -> how many; without it no time is estimated.
+        usable_gib: what the card offers, where that is known better than by its name.
+        traces: of the same experiment on other hardware.
+        on_cpu: trace it also where there is no card to plan for.
 
     Raises:
         MemoryFitError: it does not fit, whatever is tried.
+        TimeFitError: it cannot end within hardware.slurm.time.
+        ConfigError: the model does not exist in the precision that was asked for.
     """
-    sizes = {"n_channels": n_channels, "n_classes": n_classes}
     with torch.device("meta"):
-        model = build_model(config, **sizes)
+        model = build_model(config, n_channels=n_channels, n_classes=n_classes)
     freeze(model, config.training.freeze)
-    parameters = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    state_gib = (parameters * 4 + trained * (4 + STATE_BYTES[config.training.optimizer])) / GIB
-    usable_gib = usable(config.hardware)
-    common: dict[str, Any] = {"parameters": parameters, "state_gib": state_gib, "usable_gib": usable_gib}
-    unknown: dict[str, Any] = {"peak_gib": None, "components": {}, "layers": [], "rejected": []} | common
+    planner = _Planner(config, model, {"n_channels": n_channels, "n_classes": n_classes}, traces or Traces())
     if usable_gib is None:
-        return _plan(config, next(_cuts(config)), next(_levers(config, model)), **unknown)
-    if state_gib > usable_gib:
-        raise MemoryFitError(_state_refusal(config, model, parameters, state_gib, usable_gib))
-    try:
-        return _search(config, model, sizes, usable_gib, common)
-    except RuntimeError as error:  # a layer that asks for numbers; one that is wrong will say so again
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        log.warning(f"MEMORY IS NOT PREDICTED: the model cannot be traced ({said})")
-        return _plan(config, next(_cuts(config)), next(_levers(config, model)), **unknown)
+        usable_gib = usable(config.hardware)
+    return planner.plan(windows or {}, usable_gib, on_cpu=on_cpu)
 
 
-def _search(
-    config: ExperimentConfig, model: nn.Module, sizes: dict[str, int], usable_gib: float, common: dict[str, Any]
+class _Planner:
+    def __init__(self, config: ExperimentConfig, model: Model, sizes: dict[str, int], traces: Traces) -> None:
+        self.config, self.model, self.sizes, self.traces = config, model, sizes, traces
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    def plan(self, windows: dict[str, int], usable_gib: float | None, *, on_cpu: bool) -> MemoryPlan:
+        levers, micro, traced, rejected = self._choose(usable_gib, on_cpu=on_cpu)
+        took = self._duration(levers, micro, windows) if windows else UNKNOWN
+        found: dict[str, Any] = {"peak_gib": None, "components": {}, "layers": [], "timeline": {}}
+        if traced is not None:
+            what, blocks, events = self._bill(traced, levers, micro), *self._replay(traced, levers, micro)
+            found = {"components": what.components, "layers": what.layers, "timeline": timeline(blocks, events)}
+            found["peak_gib"] = self._peak(traced, levers, micro)
+        return MemoryPlan(
+            micro_batch=micro,
+            accumulation=parts_of(self.config, micro),
+            devices=self.config.hardware.gpus,
+            parameters=self.parameters,
+            state_gib=self._state_gib(levers),
+            usable_gib=usable_gib,
+            host=self._host(levers, windows, found["peak_gib"]),
+            step_seconds=took.step,
+            run_seconds=took.run,
+            pace=took.pace,
+            rejected=rejected,
+            **asdict(levers),
+            **found,
+        )
+
+    def _choose(self, usable_gib: float | None, *, on_cpu: bool) -> tuple[Levers, int, Trace | None, list[str]]:
+        """The first combination that fits, and those before it.
+
+        Raises:
+            MemoryFitError: none does.
+        """
+        levers = next(iter(candidates(self.config, self.model)))
+        micro = cuts(self.config)[-1]
+        if usable_gib is None and not on_cpu:
+            return levers, micro, None, []
+        try:
+            if usable_gib is None:
+                return levers, micro, self._trace(levers), []
+            return self._search(usable_gib)
+        except RuntimeError as error:  # a layer that asks for numbers; one that is wrong will say so again
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            log.warning(f"MEMORY IS NOT PREDICTED: the model cannot be traced ({said})")
+            return levers, micro, None, []
+
+    def _search(self, usable_gib: float) -> tuple[Levers, int, Trace | None, list[str]]:
+        rejected: list[str] = []
+        least: tuple[float, Levers, Trace] | None = None
+        for levers in candidates(self.config, self.model):
+            name = _name(levers)
+            if (state := self._state_gib(levers)) > usable_gib:
+                said = (
+                    f"{_name(levers, all_of_it=False)}: weights, gradients and optimizer state alone {gib(state)} GiB"
+                )
+                if said not in rejected:
+                    rejected.append(said)
+                continue
+            traced = self._trace(levers)
+            micro = self._largest(traced, levers, usable_gib)
+            if micro is not None:
+                return levers, micro, traced, rejected
+            smallest = cuts(self.config)[0]
+            peak = self._peak(traced, levers, smallest)
+            rejected.append(f"{name}, micro-batch {smallest}: {gib(peak)} GiB")
+            if least is None or peak < least[0]:
+                least = (peak, levers, traced)
+        if least is None:
+            leanest = min(candidates(self.config, self.model), key=self._state_gib)
+            raise state_alone(self.config, self.model, self.parameters, self._state_gib(leanest), usable_gib, rejected)
+        peak, levers, traced = least
+        what = self._bill(traced, levers, smallest)
+        raise nothing_fits(self.config, peak, f"{_name(levers)}, micro-batch {smallest}", usable_gib, what, rejected)
+
+    def _largest(self, traced: Trace, levers: Levers, usable_gib: float) -> int | None:
+        """The largest cut of the batch that fits, found by halving: less of it never takes more."""
+        sizes = cuts(self.config)
+        fits = None
+        low, high = 0, len(sizes) - 1
+        while low <= high:
+            middle = high if fits is None and high == len(sizes) - 1 else (low + high) // 2  # the whole batch first
+            if self._peak(traced, levers, sizes[middle]) <= usable_gib:
+                fits, low = sizes[middle], middle + 1
+            else:
+                high = middle - 1
+        return fits
+
+    def _trace(self, levers: Levers) -> Trace:
+        """
+        Raises:
+            ConfigError: the model cannot be run in this precision, and can in fp32.
+        """
+        try:
+            return self.traces(trace, self.config, levers, **self.sizes)
+        except RuntimeError as error:
+            if levers.precision == "fp32":
+                raise
+            self.traces(trace, self.config, dataclasses.replace(levers, precision="fp32"), **self.sizes)
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            backbone = self.config.backbone._target_.rpartition(".")[2]
+            raise ConfigError(
+                [f"{backbone} cannot be trained in {levers.precision}: {said}; use training.precision=fp32"]
+            ) from error
+
+    def _state_gib(self, levers: Levers) -> float:
+        """Weights, gradients and optimizer state of a device."""
+        kept = {"device": STATE_BYTES[self.config.training.optimizer], "int8": 2.03, "host": 0}[levers.optimizer_state]
+        whole = self.parameters * 4 + self.trained * (4 + kept)
+        return whole / GIB / (self.config.hardware.gpus if levers.sharding == "full" else 1)
+
+    def _replay(self, traced: Trace, levers: Levers, micro: int) -> tuple[list[Any], list[tuple[int, bool]]]:
+        blocks, events = traced.blocks(micro), traced.events(parts_of(self.config, micro))
+        if levers.sharding == "full":
+            return sharded(blocks, events, self.model, self.config.hardware.gpus)
+        return blocks, events
+
+    def _peak(self, traced: Trace, levers: Levers, micro: int) -> float:
+        """GiB that the allocator reserves at most; on a CPU what is alive at most."""
+        blocks, events = self._replay(traced, levers, micro)
+        capability = self.config.hardware.compute_capability
+        if capability is None:
+            return live_peak(blocks, events)[0] / GIB
+        return reserved_peak(blocks, events) / GIB + (BLAS_MIB_HOPPER if capability >= 9 else BLAS_MIB) / 1024
+
+    def _bill(self, traced: Trace, levers: Levers, micro: int) -> Bill:
+        return bill(*self._replay(traced, levers, micro))
+
+    def _duration(self, levers: Levers, micro: int, windows: dict[str, int]) -> Duration:
+        def traced(make: Callable[..., Any]) -> Any:
+            return self.traces(make, self.config, levers, **self.sizes)
+
+        return duration(self.config, levers, micro, windows, traced)
+
+    def _host(self, levers: Levers, windows: dict[str, int], peak_gib: float | None) -> dict[str, float]:
+        on_cpu = self.config.hardware.gpu_memory_gib is None
+        return host_bill(
+            self.config,
+            levers,
+            n_channels=self.sizes["n_channels"],
+            parameters=self.parameters,
+            trained=self.trained,
+            windows=sum(windows.values()),
+            step_gib=(peak_gib or self._state_gib(levers)) if on_cpu else 0.0,
+        )
+
+
+def refit(
+    config: ExperimentConfig,
+    plan: MemoryPlan,
+    free_gib: float,
+    *,
+    n_channels: int,
+    n_classes: int,
+    windows: dict[str, int],
 ) -> MemoryPlan:
-    """The first combination that fits.
+    """The plan, or a new one where the card has less memory free than it needs: others are on it.
+
+    Args:
+        free_gib: of the card, its context already taken.
 
     Raises:
-        MemoryFitError: none does.
+        MemoryFitError: it does not fit what is free.
     """
-    rejected: list[str] = []
-    least: tuple[float, Levers, Trace] | None = None
-    for levers in _levers(config, model):
-        traced = trace(config, levers, **sizes)
-        for micro in _cuts(config):
-            peak_gib = _peak(config, traced, micro)
-            if peak_gib <= usable_gib:
-                what = _bill(config, traced, micro)
-                return _plan(
-                    config,
-                    micro,
-                    levers,
-                    peak_gib=peak_gib,
-                    components=what.components,
-                    layers=what.layers,
-                    rejected=rejected,
-                    **common,
-                )
-        rejected.append(
-            f"{levers.precision}, checkpointing={levers.checkpointing}, micro-batch {micro}: {_gib(peak_gib)} GiB"
-        )
-        if least is None or peak_gib < least[0]:
-            least = (peak_gib, levers, traced)
-    assert least is not None
-    what = _bill(config, least[2], micro)
-    raise MemoryFitError(_refusal(config, least[0], least[1], micro, usable_gib, what, rejected))
-
-
-def usable(hardware: HardwareConfig) -> float | None:
-    """GiB of the card that a plan may fill; None without a card."""
-    if hardware.gpu_memory_gib is None:
-        return None
-    return _usable(hardware.gpu_memory_gib, hardware.usable_share, hardware.context_mib)
-
-
-def _usable(gpu_memory_gib: float, usable_share: float, context_mib: float) -> float:
-    return gpu_memory_gib * usable_share - context_mib / 1024
-
-
-def _plan(config: ExperimentConfig, micro: int, levers: Levers, **rest: Any) -> MemoryPlan:
-    return MemoryPlan(micro_batch=micro, accumulation=_accumulation(config, micro), **asdict(levers), **rest)
-
-
-def _accumulation(config: ExperimentConfig, micro: int) -> int:
-    """Micro-batches of that size in a global batch."""
-    return -(-config.training.global_batch_size // micro)
-
-
-def _levers(config: ExperimentConfig, model: nn.Module) -> Iterator[Levers]:
-    """What may be tried, cheapest first; what was asked for is not changed."""
-    wished = config.training.checkpointing
-    automatic = (
-        ("none", "selective", "full") if usable(config.hardware) and hasattr(model.backbone, "blocks") else ("none",)
+    if plan.peak_gib is None or plan.peak_gib <= free_gib:
+        return plan
+    log.warning(
+        f"THE CARD IS SHARED: {gib(free_gib)} GiB are free, the plan needs {gib(plan.peak_gib)}; "
+        "planning anew, with the same global batch"
     )
-    for checkpointing in automatic if wished is Checkpointing.auto else (wished.value,):
-        yield Levers(precision=_precision(config).value, checkpointing=checkpointing)
+    return fit(config, n_channels=n_channels, n_classes=n_classes, windows=windows, usable_gib=free_gib)
 
 
-def _cuts(config: ExperimentConfig) -> Iterator[int]:
-    """Sizes of micro-batch, largest first; what was asked for is not changed."""
-    batch, training = config.training.global_batch_size, config.training
-    micro, accumulation = wish(training.micro_batch), wish(training.accumulation)
-    if micro is not None or accumulation is not None:
-        yield micro or -(-batch // accumulation)
-        return
-    yield from sorted({-(-batch // parts) for parts in range(1, batch + 1)}, reverse=True)
-
-
-def _precision(config: ExperimentConfig) -> Precision:
-    """What was asked for; auto is bf16 on a card that has it, else fp32."""
-    if config.training.precision is not Precision.auto:
-        return config.training.precision
-    gpu = config.hardware.device is Device.cuda
-    return Precision.bf16 if gpu and config.hardware.has_bf16 else Precision.fp32
-
-
-def _peak(config: ExperimentConfig, traced: Trace, micro: int) -> float:
-    """GiB that the allocator reserves at most."""
-    blas = BLAS_MIB_HOPPER if (config.hardware.compute_capability or 0) >= 9 else BLAS_MIB
-    return reserved_peak(traced.blocks(micro), traced.events(_accumulation(config, micro))) / GIB + blas / 1024
-
-
-def _bill(config: ExperimentConfig, traced: Trace, micro: int) -> Bill:
-    return bill(traced.blocks(micro), traced.events(_accumulation(config, micro)))
-
-
-def cards() -> dict[str, float]:
-    """The cards of ``conf/hardware`` -> GiB that a plan may fill."""
-    folder = Path(str(files("vibench.conf"))) / "hardware"
-    found = {}
-    for path in sorted(folder.glob("*.yaml")):
-        values = yaml.safe_load(path.read_text())
-        if values["gpu_memory_gib"] is not None:
-            found[path.stem] = _usable(*(values[key] for key in ("gpu_memory_gib", "usable_share", "context_mib")))
-    return found
-
-
-def _gib(gib: float) -> str:
-    return f"{gib:.1f}" if gib >= 1 else f"{gib:.2g}"
-
-
-def _roomier(gib: float) -> str:
-    names = [name for name, there in cards().items() if there >= gib]
-    return f"; it would fit hardware={', '.join(names)}" if names else "; no card of conf/hardware would hold it"
-
-
-def _state_refusal(
-    config: ExperimentConfig, model: nn.Module, parameters: int, state_gib: float, usable_gib: float
-) -> str:
-    name, largest = max(model.named_parameters(), key=lambda item: item[1].numel())
-    return (
-        f"{config.hardware.name} offers {usable_gib:.1f} GiB, but the weights, gradients and optimizer state of "
-        f"{parameters / 1e9:.2f} billion parameters alone take {state_gib:.1f} GiB, at any batch size; largest: {name} "
-        f"{tuple(largest.shape)}; use a smaller d_model={config.d_model} or a larger hardware{_roomier(state_gib)}"
-    )
-
-
-def _refusal(
-    config: ExperimentConfig,
-    peak: float,
-    levers: Levers,
-    micro: int,
-    usable_gib: float,
-    what: Bill,
-    rejected: list[str],
-) -> str:
-    parts = " + ".join(f"{name} {_gib(gib)}" for name, gib in what.components.items() if gib >= peak / 100)
-    layer, component, gib = what.layers[0]
-    return (
-        f"{config.hardware.name} offers {_gib(usable_gib)} GiB, the least that this experiment takes is {_gib(peak)} "
-        f"GiB ({levers.precision}, checkpointing={levers.checkpointing}, micro-batch {micro}): {parts} GiB; largest: "
-        f"{component} of {layer}, {_gib(gib)} GiB; tried: {' | '.join(rejected)}{_roomier(peak)}"
-    )
+def _name(levers: Levers, *, all_of_it: bool = True) -> str:
+    """A combination in words; what is as usual is left out."""
+    words = [levers.precision]
+    words += [f"checkpointing={levers.checkpointing}"] if all_of_it else []
+    words += [f"optimizer_state={levers.optimizer_state}"] if levers.optimizer_state != "device" else []
+    words += ["sharding=full"] if levers.sharding == "full" else []
+    return ", ".join(words)

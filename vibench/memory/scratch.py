@@ -5,14 +5,18 @@ affair and depends on the processor, so each kernel is run once on real tensors 
 the profiler that sees the CPU's allocator.
 """
 
+import os
 from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
-MOST_BYTES = 64 * 2**20  # of the tensors of one kernel: larger ones take seconds to run, and their scratch stays unknown
+MOST_BYTES = 64 * 2**20  # of the tensors of one kernel: larger ones take seconds, their scratch stays unknown
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # errors alone: the profiler says on stderr that it starts and stops
 
 
 class Scratch:
@@ -40,7 +44,7 @@ def _measured(operator: Any, args: Any, kwargs: Any) -> int:
     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
     if sum(tensor.untyped_storage().nbytes() for tensor in tensors) > MOST_BYTES:
         return 0
-    with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
+    with _disable_current_modes(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             real_args, real_kwargs = tree_map(_real, (args, kwargs))
             with torch.autograd.profiler.profile(use_device=None, profile_memory=True) as profiled:

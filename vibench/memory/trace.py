@@ -6,22 +6,29 @@ a block is ``a + b * size`` bytes.
 """
 
 import dataclasses
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric
 
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.training import TaskWeights
 from vibench.data.batch import Batch, blank_batch
 from vibench.memory.cuda import as_on_gpu
 from vibench.memory.scratch import Scratch
-from vibench.memory.tracker import Block, Timeline, Tracker, bias_in_place
-from vibench.model import build_model, freeze, targets
+from vibench.memory.tracker import Block, Observer, Timeline, Tracker, bias_in_place
+from vibench.model import Model, build_model, freeze, targets
 from vibench.step.checkpointing import checkpoint_blocks
+from vibench.step.optimizer import build_optimizer
 from vibench.step.precision import autocast
-from vibench.step.step import Step, build_optimizer
+from vibench.step.scores import Scores
+from vibench.step.step import Step
 from vibench.step.task_weights import Weighing
 
 SIZES = (2, 11)  # windows of a micro-batch in the two traces; what kernels take is a line only from afar
@@ -58,15 +65,19 @@ class Trace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Levers:
-    """What a plan can change without changing the result.
+    """What a plan can change: with the same result, but for the rounding of a lower precision.
 
     Attributes:
         precision: fp32, bf16 or fp16.
         checkpointing: none, selective or full.
+        optimizer_state: device, int8 or host.
+        sharding: none or full.
     """
 
     precision: str
     checkpointing: str
+    optimizer_state: str = "device"
+    sharding: str = "none"
 
 
 def trace(config: ExperimentConfig, levers: Levers, *, n_channels: int, n_classes: int) -> Trace:
@@ -75,56 +86,54 @@ def trace(config: ExperimentConfig, levers: Levers, *, n_channels: int, n_classe
     Args:
         n_channels, n_classes: of the data.
     """
-    capability = config.hardware.compute_capability
-    timelines, scratch = [], Scratch() if capability is None else None
+    capability, timelines = config.hardware.compute_capability, []
+    scratch = Scratch() if capability is None else None
     for size in SIZES:
-        with bias_in_place(), as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
-            timelines.append(
-                record(
-                    config,
-                    levers,
-                    size,
-                    n_channels=n_channels,
-                    n_classes=n_classes,
-                    on_gpu=capability is not None,
-                    scratch=scratch,
-                )
-            )
+        tracker = Tracker(scratch)
+        with emulated(capability):
+            rehearse(config, levers, size, tracker, n_channels=n_channels, n_classes=n_classes)
+        timelines.append(tracker.timeline)
     return Trace(*timelines)
 
 
-def record(
+@contextmanager
+def emulated(capability: float | None) -> Iterator[None]:
+    """Fake tensors, and operators as on a GPU of that compute capability, or as on this CPU."""
+    with bias_in_place(), as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
+        yield
+
+
+def rehearse(
     config: ExperimentConfig,
     levers: Levers,
     micro_batch: int,
+    observer: Observer,
     *,
     n_channels: int,
     n_classes: int,
-    on_gpu: bool,
-    scratch: Scratch | None = None,
-) -> Timeline:
-    """Run two steps and a prediction under a tracker; in a ``FakeTensorMode`` on fake tensors, else on real ones.
+    steps: int = 2,
+) -> None:
+    """Run steps of two micro-batches each, and a prediction, before the eyes of an observer.
 
-    Args:
-        on_gpu: the parts of a batch are copied to the device.
+    In a ``FakeTensorMode`` on fake tensors, else on real ones. On a card, the parts of a batch are copies.
     """
-    tracker, precision = Tracker(scratch), levers.precision
+    on_gpu, precision = config.hardware.compute_capability is not None, levers.precision
 
     class Parted(Batch):
-        """Tells the tracker which micro-batch begins."""
+        """Tells the observer which micro-batch begins."""
 
         def part(self, start: int, stop: int) -> Batch:
-            tracker.part = start // (stop - start)
+            observer.part = start // (stop - start)
             return super().part(start, stop)
 
         def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
             if not on_gpu:
                 return self
-            with tracker.during("input"):
+            with observer.during("input"):
                 return self._each(torch.clone)
 
     def begin(phase: str) -> None:
-        tracker.phase, tracker.part = phase, 0
+        observer.phase, observer.part = phase, 0
 
     def batch(size: int) -> Parted:
         blank = blank_batch(targets(config), size, n_channels, config.data.window)
@@ -132,17 +141,20 @@ def record(
 
     training = dataclasses.replace(config.training, task_weights=TaskWeights.fixed)  # learned ones are a few numbers
     host = {size: batch(size) for size in (micro_batch, 2 * micro_batch)}  # outside: it lies on the host
-    tracker.ignore([leaf for one in host.values() for leaf in tree_leaves(one.values())])
-    with tracker:
+    observer.ignore([leaf for one in host.values() for leaf in tree_leaves(one.values())])
+    with observer:
         model = build_model(config, n_channels=n_channels, n_classes=n_classes)
         freeze(model, training.freeze)
         checkpoint_blocks(model.backbone, levers.checkpointing)
+        begin("metrics")
+        state = torch.empty(_metrics_bytes(model), dtype=torch.uint8)
+        begin("weights")
         weighing = Weighing(model, config.task, training.task_weights)
-        optimizer = build_optimizer(model, weighing, training, precision)
+        optimizer = _rehearsed(build_optimizer(model, weighing, training, precision, "device"), levers.optimizer_state)
         off = torch.amp.GradScaler("cpu", enabled=False)  # it asks for numbers
         step = Step(model, weighing, training, precision=precision, scaler=off, device=CPU)
-        with tracker.named(model):
-            for _ in range(2):
+        with observer.named(model):
+            for _ in range(steps):
                 begin("forward")
                 step(
                     host[2 * micro_batch],
@@ -156,8 +168,56 @@ def record(
             model.eval()
             with torch.no_grad(), autocast(precision, CPU):
                 model(host[micro_batch].to(CPU))
-            lasting = Timeline(tracker.timeline.blocks, list(tracker.timeline.events))  # before all of it is let go
-    return lasting
+            observer.finish()  # before all of it is let go
+    del state
+
+
+def _metrics_bytes(model: Model) -> int:
+    """State of the metrics; made in earnest, since they copy it as fake tensors cannot be."""
+    with _disable_current_modes():
+        metrics = [module for module in Scores(model).modules() if isinstance(module, Metric)]
+    return sum(state.nbytes for metric in metrics for state in metric._defaults.values() if isinstance(state, Tensor))
+
+
+def _rehearsed(optimizer: torch.optim.Optimizer, state: str) -> torch.optim.Optimizer:
+    """What an optimizer does on the device, where its state lies elsewhere or in 8 bits."""
+    if state == "device":
+        return optimizer
+    return Elsewhere(optimizer.param_groups) if state == "host" else EightBit(optimizer.param_groups)
+
+
+class Elsewhere(torch.optim.Optimizer):
+    """Lets gradients go, and leaves everything else to the host."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+class EightBit(torch.optim.Optimizer):
+    """Keeps what torchao's AdamW8bit keeps; its step is one compiled kernel per weight, without temporaries."""
+
+    BLOCK, LEAST = 256, 4096  # weights that share a scale; a smaller tensor stays in fp32
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    self.state[parameter] = {"first": self._moment(parameter), "second": self._moment(parameter)}
+
+    def _moment(self, parameter: Tensor) -> list[Tensor]:
+        n = parameter.numel()
+        if n < self.LEAST or n % self.BLOCK:
+            return [torch.empty(n)]
+        return [torch.empty(n, dtype=torch.uint8), torch.empty(n // self.BLOCK), torch.empty(self.BLOCK)]
 
 
 def live_peak(blocks: list[Block], events: list[tuple[int, bool]]) -> tuple[int, int]:

@@ -15,7 +15,6 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-
 aten = torch.ops.aten
 
 
@@ -47,7 +46,7 @@ class Block:
 
     Attributes:
         nbytes: its size.
-        phase: what was going on: weights, input, forward, backward, optimizer or score.
+        phase: what was going on: weights, metrics, input, forward, backward, optimizer, score, or scratch of a kernel.
         layer: the module on whose account it is; empty where there is none.
         part: number of the micro-batch within its step, from 0.
         gradient: whether it became the gradient of a weight.
@@ -68,7 +67,40 @@ class Timeline:
     events: list[tuple[int, bool]] = field(default_factory=list)
 
 
-class Tracker(TorchDispatchMode):
+class Observer(TorchDispatchMode):
+    """Watches operators, and is told what is going on.
+
+    Attributes:
+        phase: weights, metrics, input, forward, optimizer or score.
+        part: number of the micro-batch within its step, from 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase, self.part = "weights", 0
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Put what happens on the account of a phase."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    @contextmanager
+    def named(self, model: nn.Module) -> Iterator[None]:
+        """Know the modules of a model by their names."""
+        yield
+
+    def ignore(self, tensors: list[Tensor]) -> None:
+        """Leave out what these tensors hold: it lies on the host."""
+
+    def finish(self) -> None:
+        """Take no more note of anything."""
+
+
+class Tracker(Observer):
     """Records a :class:`Timeline`. Keeps nothing alive: it holds weak references to storages alone.
 
     Args:
@@ -78,8 +110,8 @@ class Tracker(TorchDispatchMode):
     def __init__(self, scratch: Callable[[Any, Any, Any], int] | None = None) -> None:
         super().__init__()
         self.timeline, self.scratch = Timeline(), scratch
-        self.phase, self.part = "weights", 0
         self._living: dict[int, tuple[int, Any]] = {}  # storage -> block, and the reference that tells of its death
+        self._done = False
         self._ignored: list[Any] = []  # kept, so that no other storage gets its address
         self._names: dict[int, str] = {}
         self._stack: list[str] = []
@@ -96,15 +128,6 @@ class Tracker(TorchDispatchMode):
         if self.scratch is not None and not func.is_view:
             self._come_and_go(self.scratch(func, args, kwargs or {}), layer)
         return out
-
-    @contextmanager
-    def during(self, phase: str) -> Iterator[None]:
-        """Put what is allocated on the account of a phase."""
-        before, self.phase = self.phase, phase
-        try:
-            yield
-        finally:
-            self.phase = before
 
     @contextmanager
     def named(self, model: nn.Module) -> Iterator[None]:
@@ -133,6 +156,9 @@ class Tracker(TorchDispatchMode):
             self._ignored.append(tensor.untyped_storage())
             self._living[self._ignored[-1]._cdata] = (-1, None)
 
+    def finish(self) -> None:
+        self._done = True
+
     def _layer(self) -> str:
         node = torch._C._current_autograd_node()
         if node is not None and not self._stack:  # else it is recomputed
@@ -158,7 +184,8 @@ class Tracker(TorchDispatchMode):
 
     def _gone(self, key: int, number: int) -> None:
         del self._living[key]
-        self.timeline.events.append((number, False))
+        if not self._done:
+            self.timeline.events.append((number, False))
 
     def _mark(self, parameter: Tensor, name: str) -> None:
         block = self._block_of(parameter.grad)

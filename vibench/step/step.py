@@ -6,34 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vibench.config.training import Optimizer, TrainingConfig
+from vibench.config.training import TrainingConfig
 from vibench.data.batch import Batch
 from vibench.model import Model
 from vibench.step.micro_batch import Share, accumulate
 from vibench.step.precision import autocast
 from vibench.step.task_weights import Weighing
-
-VARIANCE_RATE = 0.02  # of the log variances of the tasks, after the warm-up
-
-
-def build_optimizer(
-    model: nn.Module, weighing: Weighing, config: TrainingConfig, precision: str
-) -> torch.optim.Optimizer:
-    """The optimizer of what is trained.
-
-    Adam and AdamW are fused: faster on any device, and without the temporary copy of all weights that the unfused ones
-    make on a GPU. Not in fp16, where a fused one would have to be told of an overflow through Lightning's wrapper, and
-    is not; and not SGD, whose fused form takes no weights without momentum beside others with it.
-    """
-    groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    if variances := list(weighing.parameters()):
-        # no decay: a variance of 1 is not where it should go; a rate of its own: it has far to go, in units of its own
-        groups.append({"params": variances, "weight_decay": 0.0, "peak": VARIANCE_RATE})
-    common = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.optimizer is Optimizer.sgd:
-        return torch.optim.SGD(groups, momentum=0.9, **common)
-    kind = torch.optim.AdamW if config.optimizer is Optimizer.adamw else torch.optim.Adam
-    return kind(groups, **common, fused=precision != "fp16")
 
 
 class Step:

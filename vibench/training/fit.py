@@ -23,6 +23,7 @@ from vibench.model import Model, freeze
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.training.checkpoints import AtomicCheckpointIO
 from vibench.training.module import TrainingModule, directions
+from vibench.training.pace import Pace
 from vibench.training.progress import ProgressLine
 
 
@@ -37,6 +38,7 @@ class Fitted:
         checkpoint: file of the weights to evaluate: the best where one is monitored, else the last.
         labels_seen: task -> windows with a label in the steps that trained it.
         task_weights: task -> factor of its loss in the last step.
+        step_seconds: median of a step, waiting for data included; None where there were too few.
     """
 
     promised_steps: int
@@ -46,6 +48,7 @@ class Fitted:
     checkpoint: Path
     labels_seen: dict[str, int]
     task_weights: dict[str, float]
+    step_seconds: float | None
 
 
 def promised_steps(data: Data, config: ExperimentConfig) -> int:
@@ -56,7 +59,7 @@ def promised_steps(data: Data, config: ExperimentConfig) -> int:
     """
     training = config.training
     per_epoch = -(-len(data.splits["train"]) // training.global_batch_size)
-    steps = min(per_epoch * training.epochs, training.max_steps or per_epoch * training.epochs)
+    steps = training.steps(len(data.splits["train"]))
     if training.warmup_steps >= steps:
         raise ConfigError(
             [
@@ -125,13 +128,14 @@ def fit(
     )
     monitor = f"val/{training.monitor}" if training.monitor else None
     watch = _watch(config, monitor, run_dir / "checkpoints")
+    pace = Pace(promised)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         max_epochs=training.epochs,
         logger=_loggers(config, run_dir),
-        callbacks=[ProgressLine(promised, monitor), *watch],
+        callbacks=[ProgressLine(promised, monitor), pace, *watch],
         plugins=[LightningEnvironment(), AtomicCheckpointIO()],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,
@@ -158,6 +162,7 @@ def fit(
         checkpoint=best if monitor else run_dir / "checkpoints" / "last.ckpt",
         labels_seen=module.labels_seen,
         task_weights=module.weighing.factors(),
+        step_seconds=pace.seconds,
     )
 
 

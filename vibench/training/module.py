@@ -14,9 +14,10 @@ from vibench.errors import NanError
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
 from vibench.step.micro_batch import Share
+from vibench.step.optimizer import build_optimizer, set_rates
 from vibench.step.precision import grad_scaler
 from vibench.step.scores import Scores, score_batch, total_loss
-from vibench.step.step import Step, build_optimizer
+from vibench.step.step import Step
 from vibench.step.task_weights import Weighing, caught_up, in_turn
 from vibench.training.schedule import lr_factor
 
@@ -70,7 +71,7 @@ class TrainingModule(LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.model, self.weighing, self.config, self.plan.precision)
+        return build_optimizer(self.model, self.weighing, self.config, self.plan.precision, self.plan.optimizer_state)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch  # stays on the host: its parts are moved one by one
@@ -79,8 +80,7 @@ class TrainingModule(LightningModule):
         optimizer = self.optimizers()
         factor = lr_factor(self.steps_done, self.total_steps, self.config.warmup_steps, self.config.schedule)
         rate = self.config.lr * factor
-        for group in optimizer.param_groups:
-            group["lr"] = group.get("peak", self.config.lr) * factor
+        set_rates(optimizer, self.config.lr, factor)
         turns = len(self.tasks) if self.config.task_order is TaskOrder.alternating else 1
         due = (self.steps_done // turns + 1) % self.log_every == 0 or self.steps_done + turns >= self.total_steps
         factors = self._factors(batch)

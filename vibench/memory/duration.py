@@ -1,0 +1,95 @@
+"""How long a run will take, and whether it can end in its time."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.errors import TimeFitError
+from vibench.memory.levers import parts_of
+from vibench.memory.measured import known, pace
+from vibench.memory.trace import Levers
+from vibench.memory.work import Work, count
+
+log = logging.getLogger("vibench")
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Seconds of a step and of the whole run; None where the rates of the hardware are not known.
+
+    Attributes:
+        pace: measured runs over their first estimates, which is in these; None before there were any.
+    """
+
+    step: float | None
+    run: float | None
+    pace: float | None = None
+
+
+UNKNOWN = Duration(None, None)
+
+
+def duration(
+    config: ExperimentConfig,
+    levers: Levers,
+    micro_batch: int,
+    windows: dict[str, int],
+    traced: Callable[[Any], Work],
+) -> Duration:
+    """Estimate a run by its work and the rates of its hardware, corrected by runs that were measured.
+
+    Args:
+        windows: split -> how many.
+        traced: gives the work, made by :func:`count`.
+
+    Raises:
+        TimeFitError: it cannot end within hardware.slurm.time: not at the rates of the data sheet, or not at the pace
+            of the runs that were measured.
+    """
+    hardware = config.hardware
+    if hardware.fp32_tflops is None or hardware.bandwidth_gbs is None:
+        return UNKNOWN
+    try:
+        work = traced(count)
+    except RuntimeError:  # cannot be traced, as was said
+        return UNKNOWN
+    backbone = config.backbone._target_.rpartition(".")[2]
+    correction = pace(known(hardware.name), backbone, levers.precision)
+    estimate = _sum(config, micro_batch, windows, work, at_best=False)
+    found = Duration(estimate.step * (correction or 1), estimate.run * (correction or 1), correction)
+    limit = hardware.slurm.seconds
+    if limit is None:
+        return found
+    floor = _sum(config, micro_batch, windows, work, at_best=True)
+    certain = found if correction is not None else floor
+    if certain.run > limit:
+        why = "at the pace of the runs measured there" if correction is not None else "at the rates of its data sheet"
+        raise TimeFitError(
+            f"{hardware.name} needs {words(certain.run)} for the {config.training.steps(windows['train'])} steps of "
+            f"this run, {why}, {certain.step:.3g} s each; hardware.slurm.time={hardware.slurm.time} ends it before; "
+            "use more time, fewer training.epochs, or a faster hardware"
+        )
+    if found.run > limit:
+        log.warning(
+            f"THIS RUN MAY NOT END: about {words(found.run)}, and hardware.slurm.time={hardware.slurm.time}; "
+            "an estimate, since no run on this hardware was measured yet"
+        )
+    return found
+
+
+def _sum(config: ExperimentConfig, micro_batch: int, windows: dict[str, int], work: Work, *, at_best: bool) -> Duration:
+    seconds = work.seconds(micro_batch, config.hardware, at_best=at_best)
+    step = parts_of(config, micro_batch) * seconds.part + seconds.update
+    steps = config.training.steps(windows["train"])
+    epochs = -(-steps // -(-windows["train"] // config.training.global_batch_size))
+    scored = windows.get("val", 0) * epochs + windows["test"]
+    return Duration(step, steps * step + scored / config.hardware.gpus * seconds.score / micro_batch)
+
+
+def words(seconds: float) -> str:
+    """A duration in the unit one would say it in."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
