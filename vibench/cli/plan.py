@@ -29,6 +29,7 @@ USAGE = """usage: vibench-plan [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--json] 
 Takes what vibench-train takes. Exit status 0 if everything that was named fits, 2 if it does not, or is wrong.
 """
 FLAGS = ("-m", "--multirun", "--json", "--picture")
+VERDICTS = {MemoryFitError: "does not fit", TimeFitError: "does not end in time", ConfigError: "is wrong"}
 WIDE = 200  # characters, where nobody's terminal says otherwise
 
 
@@ -122,7 +123,7 @@ class _Planner:
         try:
             return fit(config, **sizes, traces=self.traces, on_cpu=True).as_dict()
         except (MemoryFitError, TimeFitError, ConfigError) as error:
-            return {"error": str(error).strip()}
+            return {"verdict": VERDICTS[type(error)], "error": str(error).strip()}
 
 
 def _show(plans: dict[str, dict[str, Any]]) -> None:
@@ -142,7 +143,7 @@ def _show(plans: dict[str, dict[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for name, plan in plans.items():
         if "error" in plan:
-            table.add_row(name, "does not fit")
+            table.add_row(name, plan["verdict"])
             continue
         peak, usable = (f"{plan[key]:.2f}" if plan[key] is not None else "" for key in ("peak_gib", "usable_gib"))
         cut = f"{plan['micro_batch']} x {plan['accumulation']}"

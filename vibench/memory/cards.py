@@ -47,4 +47,4 @@ def cards() -> dict[str, float]:
 def roomier(gib: float) -> str:
     """The cards that offer so much, in words."""
     names = [name for name, there in cards().items() if there >= gib]
-    return f"it would fit hardware={', '.join(names)}" if names else "no card of conf/hardware would hold it"
+    return f"so much is offered by hardware={', '.join(names)}" if names else "no card of conf/hardware offers so much"
