@@ -82,17 +82,24 @@ def _plans(jobs: dict[str, list[str]], *, named: bool) -> dict[str, dict[str, An
     """Job and hardware -> plan, or why there is none: of the hardware that was named, or of every one."""
     found = {}
     for job, overrides in jobs.items():
-        names = [None] if named else options()["hardware"]
-        configs = [_config([*overrides, f"hardware={name}"] if name else overrides) for name in names]
-        planner = _Planner(configs[0])
-        for config in configs:
-            name = config.hardware.name
-            found[job or name] = planner.plan(config)
+        config = _config(overrides)
+        planner = _Planner(config)
+        if named:
+            found[job or config.hardware.name] = planner.plan(config)
+            continue
+        for name in options()["hardware"]:
+            try:
+                found[name] = planner.plan(_config([*overrides, f"hardware={name}"]))
+            except ConfigError as error:  # what this hardware forbids
+                found[name] = {"verdict": VERDICTS[ConfigError], "error": str(error).strip()}
     return found
 
 
 def _config(overrides: list[str]) -> ExperimentConfig:
-    """A config that was checked, but for what its hardware forbids: that is part of the answer."""
+    """
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
     cfg, complaints = compose_all(overrides)
     if cfg is None or complaints:
         raise ConfigError(complaints)
