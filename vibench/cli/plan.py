@@ -4,6 +4,7 @@ Exit status: 0 it fits, 2 the experiment is wrong, or does not fit the hardware 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(USAGE, end="")
         return
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # PyTorch's profiler says on stderr that it starts and stops
     schemas.register()
     try:
         overrides, flags = _read(arguments)

@@ -5,7 +5,6 @@ affair and depends on the processor, so each kernel is run once on real tensors 
 the profiler that sees the CPU's allocator.
 """
 
-import os
 from collections.abc import Hashable
 from typing import Any
 
@@ -15,8 +14,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
 MOST_BYTES = 64 * 2**20  # of the tensors of one kernel: larger ones take seconds, their scratch stays unknown
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # errors alone: the profiler says on stderr that it starts and stops
 
 
 class Scratch:

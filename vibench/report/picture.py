@@ -44,7 +44,8 @@ def draw_memory(plan: tuple[str, dict[str, Any]], path: Path) -> None:
             axes.axhline(content[key], color="black", linestyle=style, label=f"{LINES[key]}, {content[key]:.2f} GiB")
     levers = [content["precision"], f"checkpointing {content['checkpointing']}"]
     levers += [f"micro-batch {content['micro_batch']} x {content['accumulation']}"]
-    axes.set(title=f"{title}: {', '.join(levers)}", xlabel="operators of two steps and a prediction, %", ylabel="GiB alive")
+    axes.set(title=f"{title}: {', '.join(levers)}", ylabel="GiB alive")
+    axes.set_xlabel("operators of two steps and a prediction, %")
     axes.set_xlim(0, 100)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
