@@ -39,7 +39,7 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(USAGE, end="")
         return
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # PyTorch's profiler says on stderr that it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler says on stderr that it starts and stops
     schemas.register()
     try:
         overrides, flags = _read(arguments)
