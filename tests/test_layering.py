@@ -25,13 +25,14 @@ ORDER = (
     ("training",),
     ("report",),
     ("experiment",),
+    ("processes",),
     ("run",),
     ("launch",),
     ("cli",),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 ONLY = {"config": {"config", "errors"}, "report": {"report", "errors"}}  # stricter than their rank
-QUICK = {"errors", "config", "report", "run", "cli"}
+QUICK = {"errors", "config", "report", "processes", "run", "cli"}
 HEAVY = {"torch", "lightning", "torchmetrics", "numpy", "h5py", "scipy"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

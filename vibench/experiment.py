@@ -34,6 +34,7 @@ from vibench.model import build_model, targets
 from vibench.report.plain import plain
 from vibench.report.proof import Evidence, prove
 from vibench.report.status import write_json
+from vibench.step.ranks import least_over_ranks, leave, rank
 from vibench.training.checkpoints import load_weights, read_checkpoint
 from vibench.training.evaluate import evaluate
 from vibench.training.fit import Fitted, fit, promised_steps
@@ -44,12 +45,13 @@ PACKAGES = ("vibench", "torch", "lightning", "torchmetrics", "hydra-core", "omeg
 
 
 def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
-    """Everything a completed run has to show, for its status.
+    """Everything a completed run has to show, for its status; of several ranks the first shows it.
 
     Raises:
         VibenchError: ``started`` says whether training had begun.
     """
-    write_json(run_dir / "env.json", environment())
+    if not rank():
+        write_json(run_dir / "env.json", environment())
     device = choose_device(config.hardware)
     reset_peak(device)
     config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
@@ -58,23 +60,30 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     windows = {name: len(split) for name, split in data.splits.items()}
     plan = plan_memory(config, **sizes, windows=windows)
     if device.type == "cuda":
-        plan = refit(config, plan, free_gib(device), **sizes, windows=windows)
+        plan = refit(config, plan, least_over_ranks(free_gib(device), device), **sizes, windows=windows)
     check_host(config.hardware, plan.host)
-    write_json(run_dir / "plan.json", plan.as_dict())
+    if not rank():
+        write_json(run_dir / "plan.json", plan.as_dict())
     promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
     seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, **sizes)
     start = start_from(model, config, data.classes)
     if start is not None:
         audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
-    write_json(run_dir / "split.json", data.certificate)
-    _say_what_starts(data, plan, device)
+    if not rank():
+        write_json(run_dir / "split.json", data.certificate)
+        _say_what_starts(data, plan, device)
+    if rank():  # the weights are equal by now; what is drawn from here on is each one's own
+        torch.manual_seed(config.seed + rank())
     seen: list[str] | None = entities_of(data.certificate, "train", "val")
     if start is not None:  # what is not known stays unknown
         seen = None if start["seen"] is None else sorted({*seen, *start["seen"]})
     identity = {"config": plain(config), "classes": data.classes, "seen": seen} | sizes
     try:
         fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)
+        if rank():
+            return {}
+        leave()
         _remember(config, plan, fitted, device)
         results = _tested(config, data, plan, fitted, device, sizes)
         _prove(config, data, fitted, results)
@@ -93,7 +102,7 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         "start": start and {key: start[key] for key in ("checkpoint", "parts")},
         "checkpoint": str(fitted.checkpoint.relative_to(run_dir)),
         "split": _short_certificate(data.certificate),
-        "plan": plan.as_dict(),
+        "plan": plan.as_dict() | {"timeline": {}},  # plan.json has it
         "device": device_name(device),
         "peak_gib": peak_gib(device),
     }

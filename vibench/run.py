@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.processes import train_in_processes
 from vibench.report.plain import plain
 from vibench.report.status import Stopped, recorded
 from vibench.report.table import print_result
@@ -40,9 +41,12 @@ def run_experiment(config: ExperimentConfig, run_dir: str | Path) -> dict[str, A
             if sys.platform == "linux":  # segments that grow leave no gaps; before torch reads it
                 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-            from vibench.experiment import train_and_prove  # torch and lightning from here on
+            if config.hardware.gpus > 1:
+                result = train_in_processes(config, run_dir)
+            else:
+                from vibench.experiment import train_and_prove  # torch and lightning from here on
 
-            result = train_and_prove(config, run_dir)
+                result = train_and_prove(config, run_dir)
             ignore_signals()  # what is proven is not stopped any more
             prove(result | {"seconds": time.time() - began})
         status = json.loads((run_dir / "status.json").read_text())

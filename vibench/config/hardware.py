@@ -54,7 +54,7 @@ class HardwareConfig:
     measured_share: float | None = setting(
         "the same once runs on such a card were measured; null: usable_share stays", above=0, high=1
     )
-    gpus: int = setting("cards of one machine that a run uses together", low=1)
+    gpus: int = setting("cards of one machine that train together (processes, on a CPU)", low=1)
     context_mib: int = setting("MiB that the CUDA context takes outside the allocator", low=0)
     compute_capability: float | None = setting("CUDA compute capability; null without a card to plan for", low=3)
     fp32_tflops: float | None = setting("10^12 operations a second in fp32, of the data sheet; null: unknown", above=0)

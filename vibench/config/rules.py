@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import HardwareConfig
 from vibench.config.task import TaskConfig
-from vibench.config.training import Precision, TaskOrder
+from vibench.config.training import OptimizerState, Precision, Sharding, TaskOrder
 
 
 def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
@@ -22,15 +22,40 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
     yield lambda: config.data.complaints(future=config.future)
     yield lambda: config.data.missing_paths()
     yield lambda: config.hardware.complaints()
-    yield lambda: config.training.complaints()
+    yield lambda: config.training.complaints(devices=max(config.hardware.gpus, 1))
     yield lambda: config.training.missing_paths()
     yield lambda: config.logger.complaints()
+    yield lambda: ranks_share(config)
     yield lambda: some_task(config)
     yield lambda: every_task_trains(config)
     yield lambda: monitor_exists(config)
     yield lambda: some_task_has_classes(config)
     yield lambda: workers_fit(config)
     yield lambda: precision_exists(config.hardware, config.training.precision)
+
+
+def ranks_share(config: ExperimentConfig) -> Iterator[str]:
+    """What several cards must be able to share."""
+    gpus, training = config.hardware.gpus, config.training
+    if training.global_batch_size % gpus:
+        yield (
+            f"training.global_batch_size={training.global_batch_size} is not a multiple of hardware.gpus={gpus}; "
+            f"use training.global_batch_size={-(-training.global_batch_size // gpus) * gpus}"
+        )
+    if training.sharding is not Sharding.full:
+        return
+    if gpus == 1:
+        yield "training.sharding=full needs more cards than hardware.gpus=1; use more, or training.sharding=auto"
+    if training.precision is Precision.fp16:
+        yield (
+            "training.sharding=full does not know the loss scaling of training.precision=fp16; use bf16, fp32, or "
+            "training.sharding=none"
+        )
+    if training.optimizer_state is OptimizerState.host:
+        yield (
+            "training.optimizer_state=host and training.sharding=full are not made for each other; use "
+            "training.optimizer_state=device, or training.sharding=none"
+        )
 
 
 def some_task(config: ExperimentConfig) -> Iterator[str]:

@@ -154,9 +154,13 @@ class TrainingConfig:
             except ValueError as error:
                 yield f"training.init_from={self.init_from} {error}"
 
-    def complaints(self) -> Iterator[str]:
+    def complaints(self, *, devices: int = 1) -> Iterator[str]:
+        """
+        Args:
+            devices: that share a global batch.
+        """
         yield from self._parts()
-        yield from self._steps()
+        yield from self._steps(devices)
         if self.optimizer_state is OptimizerState.int8 and self.optimizer is not Optimizer.adamw:
             yield (
                 f"training.optimizer_state=int8 is AdamW's alone, training.optimizer={self.optimizer.value}; "
@@ -182,30 +186,30 @@ class TrainingConfig:
                 missing += [f"add {name} to training.init_parts"] if name not in self.init_parts else []
                 yield f"training.freeze names {name}, but its weights would be random; {' and '.join(missing)}"
 
-    def _steps(self) -> Iterator[str]:
+    def _steps(self, devices: int) -> Iterator[str]:
         """How a step is cut, and how many there are."""
         wrong = [key for key in ("micro_batch", "accumulation") if not _is_wish(getattr(self, key))]
         for key in wrong:
             yield f"training.{key}={getattr(self, key)} is neither auto nor a whole number from 1; use e.g. auto"
         if wrong:
             return
-        micro, accumulation, batch = wish(self.micro_batch), wish(self.accumulation), self.global_batch_size
+        micro, accumulation = wish(self.micro_batch), wish(self.accumulation)
+        batch = -(-self.global_batch_size // devices)
+        told = f"training.global_batch_size={self.global_batch_size}"
+        told += f" on hardware.gpus={devices} ({batch} each)" if devices > 1 else ""
         for key, number in (("micro_batch", micro), ("accumulation", accumulation)):
             if number is not None and number > batch:
-                yield (
-                    f"training.{key}={number} exceeds training.global_batch_size={batch}; "
-                    f"use training.{key}<={batch} or auto"
-                )
+                yield (f"training.{key}={number} exceeds {told}; use training.{key}<={batch} or auto")
         if micro is not None and accumulation is not None and micro <= batch and -(-batch // micro) != accumulation:
             yield (
                 f"training.micro_batch={micro} x training.accumulation={accumulation} does not make "
-                f"training.global_batch_size={batch}; use training.accumulation={-(-batch // micro)} or auto"
+                f"{told}; use training.accumulation={-(-batch // micro)} or auto"
             )
         if micro is None and accumulation is not None and accumulation <= batch:
             cut = -(-batch // accumulation)
             if -(-batch // cut) != accumulation:
                 yield (
-                    f"training.accumulation={accumulation} does not cut training.global_batch_size={batch} evenly: "
+                    f"training.accumulation={accumulation} does not cut {told} evenly: "
                     f"micro-batches of {cut} make {-(-batch // cut)} parts; "
                     f"use training.accumulation={-(-batch // cut)} or auto"
                 )

@@ -82,6 +82,10 @@ class Batch:
     def pin_memory(self) -> "Batch":
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def take(self, rows: Tensor) -> "Batch":
+        """The windows of those numbers, as copies."""
+        return self._each(lambda tensor: tensor[rows])
+
     def part(self, start: int, stop: int) -> "Batch":
         """Windows ``start`` to ``stop``, as views."""
         return self._each(lambda tensor: tensor[start:stop])

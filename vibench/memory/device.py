@@ -13,6 +13,7 @@ from vibench.config.hardware import Device, HardwareConfig
 from vibench.config.rules import precision_exists
 from vibench.config.training import Precision
 from vibench.errors import ConfigError
+from vibench.step.ranks import rank
 
 log = logging.getLogger("vibench")
 GIB = 2**30
@@ -22,14 +23,23 @@ def choose_device(hardware: HardwareConfig) -> torch.device:
     """Where the run goes: the hardware's device, or loudly the CPU where there is no GPU.
 
     Raises:
-        ConfigError: a GPU was promised by SLURM and is not there.
+        ConfigError: a GPU was promised by SLURM and is not there, or there are fewer than are to be used.
     """
     wanted, gpu = hardware.device, torch.cuda.is_available()
     if wanted is Device.cuda and not gpu:
         if "SLURM_JOB_ID" in os.environ:
             raise ConfigError([f"hardware={hardware.name} needs a GPU, this SLURM job sees none; check its gres"])
         log.warning(f"NO GPU HERE: planned for hardware={hardware.name}, running on the CPU")
-    return torch.device("cuda" if gpu and wanted is not Device.cpu else "cpu")
+    if not gpu or wanted is Device.cpu:
+        return torch.device("cpu")
+    if hardware.gpus > torch.cuda.device_count():
+        raise ConfigError(
+            [
+                f"hardware.gpus={hardware.gpus} exceeds the {torch.cuda.device_count()} cards that are visible here; "
+                f"use hardware.gpus<={torch.cuda.device_count()}"
+            ]
+        )
+    return torch.device("cuda", rank())
 
 
 def as_found(hardware: HardwareConfig, precision: Precision, device: torch.device) -> HardwareConfig:

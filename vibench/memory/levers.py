@@ -52,7 +52,8 @@ def _placements(config: ExperimentConfig) -> list[tuple[str, str]]:
             states += ["host"]
     sharded = [training.sharding.value]
     if training.sharding is Sharding.auto:
-        sharded = ["none", "full"] if config.hardware.gpus > 1 else ["none"]
+        shardable = config.hardware.gpus > 1 and training.precision is not Precision.fp16
+        sharded = ["none", "full"] if shardable else ["none"]
     places = [(state, sharding) for state in states for sharding in sharded]
     return [place for place in places if place != ("host", "full")] or places
 

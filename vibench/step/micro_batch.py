@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vibench.data.batch import Batch, labelled
 from vibench.model import Model
+from vibench.step.ranks import own_share
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,6 +48,8 @@ def accumulate(
 ) -> dict[str, Share]:
     """Add the gradient of the batch's loss to the parameters.
 
+    Of several ranks, each adds the gradient of its share of the batch, divided by the labels of all of it.
+
     Args:
         batch: on the host; its parts are moved to the device one by one.
         factors: task -> weight of its mean loss; tasks that are not named are left out.
@@ -76,17 +79,18 @@ def accumulate(
             tokens, real = model.encode(seen)
         gradient = None
         for name in names:
-            own = tokens.detach().requires_grad_(tokens.requires_grad)
-            loss(name, own, real, seen).backward()
-            if own.grad is not None:
+            leaf = tokens.detach().requires_grad_(tokens.requires_grad)
+            loss(name, leaf, real, seen).backward()
+            if leaf.grad is not None:
                 if measure:
-                    shares[name].squared_norm += own.grad.float().square().sum()
-                gradient = own.grad if gradient is None else gradient.add_(own.grad)
+                    shares[name].squared_norm += leaf.grad.float().square().sum()
+                gradient = leaf.grad if gradient is None else gradient.add_(leaf.grad)
         if gradient is not None:
             tokens.backward(gradient)
 
-    for start in range(0, len(batch), micro_batch):
-        part = batch.part(start, start + micro_batch).to(device, non_blocking=True)
+    own = own_share(batch)
+    for start in range(0, len(own), micro_batch):
+        part = own.part(start, start + micro_batch).to(device, non_blocking=True)
         for seen, names in model.views(part, list(factors)):
             send_back(seen, names)  # a function: what it held is let go before the next part comes
     return shares

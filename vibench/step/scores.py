@@ -12,6 +12,7 @@ from vibench.data.batch import Batch, labelled
 from vibench.errors import NanError
 from vibench.model import Model
 from vibench.step.precision import autocast
+from vibench.step.ranks import own_share, ranks, sum_over_ranks, union_over_ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +65,8 @@ class Scores(nn.Module):
             task.update(self.metrics[name], prediction, target, present, batch.scale)
 
     def results(self) -> dict[str, TaskResult]:
-        """Task -> what it reached; NaN where nothing was counted."""
+        """Task -> what it reached, of all ranks together; NaN where nothing was counted."""
+        self._gather()
         return {
             name: TaskResult(
                 loss=self.sums[name] / self.counts[name] if self.counts[name] else float("nan"),
@@ -77,6 +79,20 @@ class Scores(nn.Module):
             )
             for name, metrics in self.metrics.items()
         }
+
+    def _gather(self) -> None:
+        """Sums and counts of all ranks; the metrics ask for each other's states themselves."""
+        if ranks() == 1:
+            return
+        device = next(iter(self.metrics.buffers()), torch.zeros(())).device
+        names = list(self.metrics)
+        told = torch.tensor(
+            [[self.sums[n], self.counts[n], self.samples[n]] for n in names], dtype=torch.float64, device=device
+        )
+        sum_over_ranks([told])
+        for name, (total, count, samples) in zip(names, told.tolist(), strict=True):
+            self.sums[name], self.counts[name], self.samples[name] = total, int(count), int(samples)
+            self.entities[name] = union_over_ranks(self.entities[name])
 
 
 def _value(metric: Metric) -> float:
@@ -102,8 +118,9 @@ def score_batch(
     Args:
         naive: where to count what is predicted without a model, and the training labels of each task.
     """
-    for start in range(0, len(batch), micro_batch):
-        part = batch.part(start, start + micro_batch).to(device)
+    own = own_share(batch)
+    for start in range(0, len(own), micro_batch):
+        part = own.part(start, start + micro_batch).to(device)
         for seen, names in model.views(part, list(model.tasks)):
             with autocast(precision, device):
                 tokens, real = model.encode(seen)

@@ -11,6 +11,7 @@ from vibench.data.batch import Batch
 from vibench.model import Model
 from vibench.step.micro_batch import Share, accumulate
 from vibench.step.precision import autocast
+from vibench.step.ranks import ranks, sum_over_ranks
 from vibench.step.task_weights import Weighing
 
 
@@ -24,6 +25,7 @@ class Step:
         precision: fp32, bf16 or fp16.
         scaler: of the loss, for fp16.
         device: where the model is.
+        sharded: every rank holds a part of the weights.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class Step:
         precision: str,
         scaler: torch.amp.GradScaler,
         device: torch.device,
+        sharded: bool = False,
     ) -> None:
         self.model, self.weighing, self.config = model, weighing, config
-        self.precision, self.scaler, self.device = precision, scaler, device
+        self.precision, self.scaler, self.device, self.sharded = precision, scaler, device, sharded
 
     def __call__(
         self,
@@ -65,9 +68,10 @@ class Step:
             micro_batch=micro_batch,
             device=self.device,
             autocast=partial(autocast, self.precision, self.device),
-            scale=self.scaler.scale,
+            scale=self._scale,
             measure=measure,
         )
+        self._sum(shares)
         check(shares)
         if self.weighing.log_variance:
             told = {name: share.loss for name, share in shares.items() if share.samples}
@@ -80,7 +84,26 @@ class Step:
         optimizer.zero_grad(set_to_none=True)  # at once: old gradients need not live through the next forward pass
         return shares, norm
 
+    def _scale(self, loss: Tensor) -> Tensor:
+        """Against underflow, and against the mean that sharding takes over the ranks: the parts are to be summed."""
+        return self.scaler.scale(loss * ranks() if self.sharded else loss)
+
+    def _sum(self, shares: dict[str, Share]) -> None:
+        """What the ranks found of their shares of the batch, together; sharded gradients are summed already."""
+        if ranks() == 1:
+            return
+        numbers = [share.loss for share in shares.values()]
+        numbers += [share.squared_norm for share in shares.values() if share.squared_norm is not None]
+        sum_over_ranks(numbers)
+        if self.sharded:
+            for share in shares.values():
+                if share.squared_norm is not None:
+                    share.squared_norm /= ranks() ** 2
+        else:
+            sum_over_ranks([p.grad for p in self.model.parameters() if p.grad is not None])
+
     def _clip(self) -> Tensor | None:
         if self.config.clip_norm is None:
             return None
-        return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        return norm.full_tensor() if self.sharded else norm

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from vibench.errors import VibenchError
+from vibench.step.ranks import rank
 
 
 class CheckpointError(VibenchError):
@@ -17,9 +18,14 @@ class CheckpointError(VibenchError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint and renames, so that a crash or a full disk leaves the old one."""
+    """Writes beside the checkpoint and renames, so that a crash or a full disk leaves the old one.
+
+    Of several ranks the first writes; the others only help to put the weights together.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if rank():
+            return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -33,6 +39,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(f"{path} cannot be written: {_cause(error)}") from error
         finally:
             temporary.unlink(missing_ok=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        if not rank():
+            super().remove_checkpoint(path)
 
 
 def _cause(error: BaseException) -> BaseException:

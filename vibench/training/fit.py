@@ -21,6 +21,7 @@ from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model, freeze
 from vibench.step.checkpointing import checkpoint_blocks
+from vibench.step.ranks import rank, shard
 from vibench.training.checkpoints import AtomicCheckpointIO
 from vibench.training.module import TrainingModule, directions
 from vibench.training.pace import Pace
@@ -114,6 +115,8 @@ def fit(
     training = config.training
     freeze(model, training.freeze)
     checkpoint_blocks(model.backbone, plan.checkpointing)
+    if plan.sharding == "full":
+        shard(model, device)
     loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
     validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None
     promised = promised_steps(data, config)
@@ -132,10 +135,10 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=[device.index or 0] if device.type == "cuda" else 1,  # of this rank; the others are processes of ours
         max_epochs=training.epochs,
-        logger=_loggers(config, run_dir),
-        callbacks=[ProgressLine(promised, monitor), pace, *watch],
+        logger=False if rank() else _loggers(config, run_dir),
+        callbacks=[*([] if rank() else [ProgressLine(promised, monitor)]), pace, *watch],
         plugins=[LightningEnvironment(), AtomicCheckpointIO()],
         default_root_dir=run_dir,
         num_sanity_val_steps=0,

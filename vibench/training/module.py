@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from vibench.config.task import TaskConfig
 from vibench.config.training import TaskOrder, TrainingConfig
@@ -16,6 +17,7 @@ from vibench.model import Model
 from vibench.step.micro_batch import Share
 from vibench.step.optimizer import build_optimizer, set_rates
 from vibench.step.precision import grad_scaler
+from vibench.step.ranks import whole
 from vibench.step.scores import Scores, score_batch, total_loss
 from vibench.step.step import Step
 from vibench.step.task_weights import Weighing, caught_up, in_turn
@@ -68,6 +70,7 @@ class TrainingModule(LightningModule):
             precision=self.plan.precision,
             scaler=self.scaler,
             device=self.device,
+            sharded=self.plan.sharding == "full",
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -198,6 +201,8 @@ class TrainingModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for part in ("state_dict", "optimizer_states"):
+            checkpoint[part] = tree_map(whole, checkpoint[part])
         checkpoint["vibench"] = self.identity | {"steps_done": self.steps_done, "turns": self.turns}
 
 

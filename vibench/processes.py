@@ -1,0 +1,152 @@
+"""One process per device, of one run. What starts them watches them: if one dies, all end, and it is said why.
+
+Imports no torch: the processes do.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.errors import VibenchError
+from vibench.report.status import kind_of
+
+GRACE_S = 5  # seconds to end before a process is killed
+EVERY_S = 0.1
+
+
+class RankError(VibenchError):
+    """One of the processes of a run failed. Its kind is that of what was raised there."""
+
+
+def train_in_processes(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
+    """Train with as many processes as the hardware has cards; what the first of them has to show.
+
+    Raises:
+        RankError: one of them failed or was killed; the others have been ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="vibench-") as folder:
+        meeting = Path(folder)  # on this machine's own disk, where they meet and leave what they found
+        running = [_start(config, run_dir, meeting, rank) for rank in range(config.hardware.gpus)]
+        try:
+            while any(process.poll() is None for process in running):
+                if any(process.poll() for process in running):
+                    break
+                time.sleep(EVERY_S)
+        finally:
+            _end(running)
+        if any(process.returncode for process in running):
+            raise _failure(running, meeting, run_dir)
+        return pickle.loads((meeting / "result").read_bytes())
+
+
+def _start(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) -> "subprocess.Popen[bytes]":
+    """A process of its own session, so that Ctrl-C reaches this one alone; it ends with this one's pipe."""
+    log = None if rank == 0 else (run_dir / f"rank{rank}.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vibench.processes"],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    if log is not None:
+        log.close()
+    assert process.stdin is not None
+    pickle.dump((config, run_dir, meeting, rank), process.stdin)
+    process.stdin.flush()
+    return process
+
+
+def _end(running: "list[subprocess.Popen[bytes]]") -> None:
+    for process in running:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + GRACE_S
+    for process in running:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _failure(running: "list[subprocess.Popen[bytes]]", meeting: Path, run_dir: Path) -> RankError:
+    """What was raised first; the others fail after it, since they wait for a process that is gone."""
+    told = sorted(meeting.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
+    killed = [
+        n for n, process in enumerate(running) if process.returncode < 0 and process.returncode != -signal.SIGTERM
+    ]
+    if killed:
+        number = signal.Signals(-running[killed[0]].returncode).name
+        error = RankError(f"the process of rank {killed[0]} was killed by {number}, the others were ended")
+    elif told:
+        kind, text, started = pickle.loads(told[0].read_bytes())
+        error = RankError(text if told[0].name == "error0" else f"rank {told[0].name.removeprefix('error')}: {text}")
+        error.kind, error.started = kind, started
+        return error
+    else:
+        error = RankError(f"a process ended without a word; see {run_dir}/rank*.log")
+    error.started = True
+    return error
+
+
+def main() -> None:
+    """One rank: read what to do from the standard input, do it, leave the result where all meet."""
+    config, run_dir, meeting, rank = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        result = _train(config, run_dir, meeting, rank)
+    except BaseException as error:
+        _leave(meeting / f"error{rank}", (kind_of(error), _text(error), getattr(error, "started", True)))
+        raise
+    if rank == 0:
+        _leave(meeting / "result", result)
+    os._exit(0)  # what libraries do at their end can wait for ranks that are gone
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _train(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    from vibench.config.hardware import Device
+    from vibench.experiment import train_and_prove
+
+    gpu = config.hardware.device is not Device.cpu and torch.cuda.is_available()
+    if gpu and rank < torch.cuda.device_count():
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if gpu else "gloo",
+        init_method=f"file://{meeting}/ranks",
+        rank=rank,
+        world_size=config.hardware.gpus,
+    )
+    return train_and_prove(config, run_dir)
+
+
+def _text(error: BaseException) -> str:
+    return str(error) if isinstance(error, VibenchError) else f"{type(error).__name__}: {error}"
+
+
+def _leave(path: Path, content: Any) -> None:
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_bytes(pickle.dumps(content))
+    unfinished.replace(path)
+
+
+if __name__ == "__main__":
+    main()

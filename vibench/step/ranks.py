@@ -1,0 +1,104 @@
+"""Several processes with a device each that train one model together.
+
+Every one of them has the whole batch on its host and takes its share of it to its device, so that labels are counted
+without asking the others. Without a process group there is one rank, and nothing here costs anything.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vibench.data.batch import Batch
+
+BUCKET_BYTES = 64 * 2**20  # of gradients that are summed at once
+
+
+def ranks() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this one, from 0."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def leave() -> None:
+    """Be alone from here on."""
+    if ranks() > 1:
+        dist.destroy_process_group()
+
+
+def own_share(batch: Batch) -> Batch:
+    """The windows of a batch that this rank sees.
+
+    As many as every other, so that all ask for weights equally often: what is missing in the last batch of an epoch is
+    filled up with windows without labels, which add nothing to any gradient or metric.
+    """
+    if ranks() == 1:
+        return batch
+    length = -(-len(batch) // ranks())
+    rows = torch.arange(length) + rank() * length
+    share = batch.take(rows.clamp(max=len(batch) - 1))
+    for present in share.present.values():
+        present[rows >= len(batch)] = False
+    return share
+
+
+@torch.no_grad()
+def sum_over_ranks(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its sum over all ranks, in buckets; all of one kind and device."""
+    if ranks() == 1 or not tensors:
+        return
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(t.nbytes for t in bucket) >= BUCKET_BYTES or tensor is tensors[-1]:
+            flat = torch.cat([t.flatten() for t in bucket])
+            dist.all_reduce(flat)
+            for t, summed in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                t.copy_(summed.view_as(t))
+            bucket = []
+
+
+def least_over_ranks(number: float, device: torch.device) -> float:
+    """The smallest of what the ranks have."""
+    if ranks() == 1:
+        return number
+    tensor = torch.tensor(number, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+    return float(tensor)
+
+
+def union_over_ranks(found: set[int]) -> set[int]:
+    """What any of the ranks has found."""
+    if ranks() == 1:
+        return found
+    everywhere: list[set[int]] = [set() for _ in range(ranks())]
+    dist.all_gather_object(everywhere, found)
+    return set().union(*everywhere)
+
+
+def shard(model: nn.Module, device: torch.device) -> None:
+    """Give every rank a part of each weight; a block's are put together when it is its turn (FSDP, Zhao et al. 2023,
+    https://arxiv.org/abs/2304.11277).
+
+    Args:
+        model: on the host; its parts go to the device.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (ranks(),))
+    roots = [model.embedding, model.backbone, *model.tasks.values()]  # each is called by the step on its own
+    for module in [*getattr(model.backbone, "blocks", ()), *roots]:
+        if any(True for _ in module.parameters()):
+            fully_shard(module, mesh=mesh)
+        else:
+            module.to(device)
+
+
+def whole(value: object) -> object:
+    """A tensor that the ranks hold in parts, on this one's host; all of them must ask. Anything else as it is."""
+    gathered = getattr(value, "full_tensor", None)
+    return gathered().cpu() if gathered is not None else value
