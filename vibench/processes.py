@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,23 @@ def main() -> None:
         result = _train(config, run_dir, meeting, rank)
     except BaseException as error:
         _leave(meeting / f"error{rank}", (kind_of(error), _text(error), getattr(error, "started", True)))
-        raise
+        if not isinstance(error, VibenchError):
+            traceback.print_exc()
+        _exit(1)
     if rank == 0:
         _leave(meeting / "result", result)
-    os._exit(0)  # what libraries do at their end can wait for ranks that are gone
+    _exit(0)
+
+
+def _exit(code: int) -> None:
+    """At once: what libraries do at their end can wait for ranks that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # returns when the pipe is closed
     os._exit(1)
 
 

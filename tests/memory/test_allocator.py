@@ -14,7 +14,7 @@ KIB, MIB = 2**10, 2**20
 
 @pytest.fixture
 def allocator():
-    return CachingAllocator()
+    return CachingAllocator(expandable=False)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def segment(piece):
 @given(st.lists(st.one_of(REQUESTS, st.floats(0, 1, exclude_max=True)), max_size=60))
 def test_segments_keep_their_size_and_hold_what_is_alive(steps):
     """A number of bytes is a request, a fraction says which of the living pieces dies."""
-    allocator, living = CachingAllocator(), {}
+    allocator, living = CachingAllocator(expandable=False), {}
     for number, step in enumerate(steps):
         if isinstance(step, int):
             living[number] = allocator.allocate(step), step
@@ -175,7 +175,7 @@ def come_and_gone(draw):
 @given(come_and_gone())
 def test_whatever_the_order_of_releases_all_that_is_reserved_is_whole_segments_again(case):
     requests, order = case
-    allocator = CachingAllocator()
+    allocator = CachingAllocator(expandable=False)
     pieces = [allocator.allocate(nbytes) for nbytes in requests]
     whole = 0
     for number in order:

@@ -13,7 +13,7 @@ from tests.model.batches import N_CHANNELS, SIZES
 from vibench.config.training import TaskWeights
 from vibench.data.batch import blank_batch
 from vibench.memory.cuda import as_on_gpu
-from vibench.memory.trace import Levers, live_peak, record, trace
+from vibench.memory.trace import Levers, live_peak, trace
 from vibench.memory.tracker import Tracker
 from vibench.model import build_model, targets
 from vibench.step.checkpointing import checkpoint_blocks
