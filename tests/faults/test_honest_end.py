@@ -277,10 +277,13 @@ def test_a_sweep_with_a_job_that_fails_has_started_something(vibench, tmp_path):
 
 
 def test_a_model_that_the_machine_cannot_hold_ends_as_memory_and_says_so(cache, tmp_path):
-    """Its constructor fails, before the first step: the words of the allocator must reach the user."""
+    """Its constructor fails, before the first step: the words of the allocator must reach the user.
+
+    The machine is said to have more than it has, or the plan would not let it begin.
+    """
     limit = 3 * 2**30
     process = start(
-        tmp_path, "d_model=20000", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        tmp_path, "d_model=20000", "hardware.ram_gib=1000", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     )  # fmt: skip
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1, stderr

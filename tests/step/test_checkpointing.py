@@ -12,7 +12,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from tests.model.batches import SIZES, random_batch
 from vibench.backbones.patchtst import PatchTST
 from vibench.layers.encoder import Attention
-from vibench.memory.trace import Levers, live_peak, record
+from vibench.memory.trace import Levers, live_peak, rehearse
+from vibench.memory.tracker import Tracker
 from vibench.model import build_model
 from vibench.run import run_experiment
 from vibench.step.checkpointing import checkpoint_blocks
@@ -85,9 +86,10 @@ def test_the_peak_falls(resolved, name):
     config = resolved("hardware=cpu", "task=classification", "data.window=256", "d_model=16", *DEEP[name])
     peak = {}
     for how in ["none", *HOW]:
+        tracker = Tracker(None)
         with FakeTensorMode():
-            found = record(config, Levers(precision="fp32", checkpointing=how), 32, on_gpu=False, **SIZES)
-        peak[how], _ = live_peak(found.blocks, found.events)
+            rehearse(config, Levers(precision="fp32", checkpointing=how), 32, tracker, **SIZES)
+        peak[how], _ = live_peak(tracker.timeline.blocks, tracker.timeline.events)
     assert peak["full"] < peak["selective"] < peak["none"]
     assert peak["full"] < 0.7 * peak["none"]
 

@@ -4,6 +4,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.model.batches import SIZES, random_batch
 from vibench.model import build_model
@@ -200,3 +203,58 @@ def test_the_backbone_is_run_once_forward_and_once_backward_for_each_part(model,
     model.backbone.register_full_backward_hook(lambda *_: order.append("back"))
     accumulated(model, batch, 5)
     assert order == ["forward", "back"] * 3
+
+
+class Storages(TorchDispatchMode):
+    """Every storage that an operator makes or touches, held weakly; nothing is kept alive by it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, out)):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.seen.setdefault(storage._cdata, StorageWeakRef(storage))
+        return out
+
+    def alive(self):
+        self.seen = {key: ref for key, ref in self.seen.items() if not ref.expired()}
+        return set(self.seen)
+
+
+def storages_of(tensors):
+    return {tensor.untyped_storage()._cdata for tensor in tensors if tensor is not None}
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5])
+def test_nothing_of_a_part_is_alive_when_the_next_is_encoded_but_its_gradients(model, batch, micro_batch):
+    whole = storages_of(tree_leaves(batch.values()))
+    kept = storages_of([*model.parameters(), *model.buffers()]) | whole
+    left, sizes = [], []
+    storages = Storages()
+
+    def begin(module, inputs):
+        gradients = storages_of(parameter.grad for parameter in model.parameters())
+        sizes.append(len(inputs[0]))
+        left.append(storages.alive() - kept - gradients - storages_of(inputs))
+
+    model.embedding.register_forward_pre_hook(begin)
+    with storages:
+        accumulated(model, batch, micro_batch)
+    first, *rest = left
+    assert sizes == [micro_batch] * (SIZE // micro_batch) + [SIZE % micro_batch] * bool(SIZE % micro_batch)
+    assert rest == [first] * (len(sizes) - 1)  # the counts and sums that there were from the beginning
+
+
+def test_what_is_alive_is_seen_while_a_part_is_at_work(model, batch):
+    """Else the test above would prove nothing."""
+    storages, alive = Storages(), []
+    model.embedding.register_forward_pre_hook(lambda *_: alive.append(len(storages.alive())))
+    model.backbone.register_forward_hook(lambda *_: alive.append(len(storages.alive())))
+    with storages:
+        accumulated(model, batch, 50)
+    before, after = alive
+    assert after > before

@@ -23,7 +23,7 @@ from vibench.memory.duration import UNKNOWN, Duration, duration
 from vibench.memory.host import GIB, host_bill
 from vibench.memory.levers import candidates, cuts, parts_of
 from vibench.memory.refusal import gib, nothing_fits, state_alone
-from vibench.memory.sharding import sharded
+from vibench.memory.sharding import replicated, sharded
 from vibench.memory.trace import Levers, Trace, live_peak, trace
 from vibench.model import Model, build_model, freeze
 
@@ -248,7 +248,7 @@ class _Planner:
         blocks, events = traced.blocks(micro), traced.events(parts_of(self.config, micro))
         if levers.sharding == "full":
             return sharded(blocks, events, self.model, self.config.hardware.gpus)
-        return blocks, events
+        return replicated(blocks, events) if self.config.hardware.gpus > 1 else (blocks, events)
 
     def _peak(self, traced: Trace, levers: Levers, micro: int) -> float:
         """GiB that the allocator reserves at most; on a CPU what is alive at most."""
