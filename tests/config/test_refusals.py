@@ -408,7 +408,7 @@ def test_a_limit_is_written_out(complaints):
 def test_each_remedy_of_a_complaint_works(complaints, line):
     """Every KEY=VALUE that a complaint recommends (KEY<=VALUE: its limit) makes the experiment acceptable."""
     (said,) = complaints(*line.split())
-    remedies = re.findall(r"([a-z_.]+)[<>]?=([\d.]+)", said.rpartition("; use ")[2])
+    remedies = re.findall(r"([a-z_.]+)[<>]?=([\w.]+)", said.rpartition("; use ")[2])
     assert remedies, said
     for key, value in remedies:
         assert complaints(*line.split(), f"{key}={value}") == [], f"{key}={value} after: {said}"

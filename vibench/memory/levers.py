@@ -68,12 +68,12 @@ def per_device(config: ExperimentConfig) -> int:
 
 
 def cuts(config: ExperimentConfig) -> list[int]:
-    """Sizes of micro-batch, smallest first."""
+    """Sizes of micro-batch, smallest first; those that cut the batch evenly."""
     batch, training = per_device(config), config.training
     micro, accumulation = wish(training.micro_batch), wish(training.accumulation)
     if micro is not None or accumulation is not None:
         return [micro or -(-batch // accumulation)]
-    return sorted({-(-batch // parts) for parts in range(1, batch + 1)})
+    return [size for size in range(1, batch + 1) if batch % size == 0]
 
 
 def parts_of(config: ExperimentConfig, micro_batch: int) -> int:

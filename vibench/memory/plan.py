@@ -22,8 +22,8 @@ from vibench.memory.cards import usable
 from vibench.memory.duration import UNKNOWN, Duration, duration
 from vibench.memory.host import GIB, host_bill
 from vibench.memory.levers import candidates, cuts, parts_of
+from vibench.memory.placement import placed, replicated, sharded
 from vibench.memory.refusal import gib, nothing_fits, state_alone
-from vibench.memory.sharding import replicated, sharded
 from vibench.memory.trace import Levers, Trace, live_peak, trace
 from vibench.model import Model, build_model, freeze
 
@@ -86,7 +86,7 @@ class Traces:
 
     def __call__(self, make: Callable[..., Any], config: ExperimentConfig, levers: Levers, **sizes: int) -> Any:
         capability = config.hardware.compute_capability
-        alike = dataclasses.replace(levers, sharding="none")  # one trace, cut otherwise
+        alike = dataclasses.replace(levers, optimizer_state="device", sharding="none")  # one trace, placed otherwise
         key = (make, alike, None if capability is None else capability >= 8)
         if key not in self._made:
             try:
@@ -245,7 +245,8 @@ class _Planner:
         return whole / GIB / (self.config.hardware.gpus if levers.sharding == "full" else 1)
 
     def _replay(self, traced: Trace, levers: Levers, micro: int) -> tuple[list[Any], list[tuple[int, bool]]]:
-        blocks, events = traced.blocks(micro), traced.events(parts_of(self.config, micro))
+        events = traced.events(parts_of(self.config, micro))
+        blocks = placed(traced.blocks(micro), events, levers.optimizer_state)
         if levers.sharding == "full":
             return sharded(blocks, events, self.model, self.config.hardware.gpus)
         return replicated(blocks, events) if self.config.hardware.gpus > 1 else (blocks, events)

@@ -6,9 +6,8 @@ a block is ``a + b * size`` bytes.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,7 +149,7 @@ def rehearse(
         state = torch.empty(_metrics_bytes(model), dtype=torch.uint8)
         begin("weights")
         weighing = Weighing(model, config.task, training.task_weights)
-        optimizer = _rehearsed(build_optimizer(model, weighing, training, precision, "device"), levers.optimizer_state)
+        optimizer = build_optimizer(model, weighing, training, precision, "device")
         off = torch.amp.GradScaler("cpu", enabled=False)  # it asks for numbers
         step = Step(model, weighing, training, precision=precision, scaler=off, device=CPU)
         with observer.named(model):
@@ -177,47 +176,6 @@ def _metrics_bytes(model: Model) -> int:
     with _disable_current_modes():
         metrics = [module for module in Scores(model).modules() if isinstance(module, Metric)]
     return sum(state.nbytes for metric in metrics for state in metric._defaults.values() if isinstance(state, Tensor))
-
-
-def _rehearsed(optimizer: torch.optim.Optimizer, state: str) -> torch.optim.Optimizer:
-    """What an optimizer does on the device, where its state lies elsewhere or in 8 bits."""
-    if state == "device":
-        return optimizer
-    return Elsewhere(optimizer.param_groups) if state == "host" else EightBit(optimizer.param_groups)
-
-
-class Elsewhere(torch.optim.Optimizer):
-    """Lets gradients go, and leaves everything else to the host."""
-
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {})
-
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-
-class EightBit(torch.optim.Optimizer):
-    """Keeps what torchao's AdamW8bit keeps; its step is one compiled kernel per weight, without temporaries."""
-
-    BLOCK, LEAST = 256, 4096  # weights that share a scale; a smaller tensor stays in fp32
-
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and not self.state[parameter]:
-                    self.state[parameter] = {"first": self._moment(parameter), "second": self._moment(parameter)}
-
-    def _moment(self, parameter: Tensor) -> list[Tensor]:
-        n = parameter.numel()
-        if n < self.LEAST or n % self.BLOCK:
-            return [torch.empty(n)]
-        return [torch.empty(n, dtype=torch.uint8), torch.empty(n // self.BLOCK), torch.empty(self.BLOCK)]
 
 
 def live_peak(blocks: list[Block], events: list[tuple[int, bool]]) -> tuple[int, int]:

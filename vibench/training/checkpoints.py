@@ -53,6 +53,22 @@ def _cause(error: BaseException) -> BaseException:
     return link or error
 
 
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "torchao" not in str(error):
+            raise
+        try:
+            import torchao.optim  # noqa: F401  says that its optimizer state is safe to read
+        except ImportError as absent:
+            raise CheckpointError(
+                f"{path} holds an optimizer state of 8 bits, and torchao is not installed ({absent}); "
+                "pip install 'vibench[int8]'"
+            ) from absent
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, on the CPU, without running any code that it might carry.
 
@@ -64,7 +80,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()  # torch.load does not look at the checksums that torch.save wrote
         if damaged:
             raise CheckpointError(f"{path} cannot be read as a checkpoint: {damaged} is damaged")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _load(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds more than plain types") from error
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile) as error:

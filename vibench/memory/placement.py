@@ -1,4 +1,7 @@
-"""The memory of one card of several, from a trace in which it is alone."""
+"""What a card holds where it does not hold everything in fp32: from a trace in which it does.
+
+The optimizer's state may be of 8 bits or on the host, and weights and state may be spread over several cards.
+"""
 
 import dataclasses
 
@@ -7,7 +10,30 @@ from torch import nn
 from vibench.memory.tracker import Block
 from vibench.step.ranks import BUCKET_BYTES
 
+INT8_GROUP, INT8_LEAST = 256, 4096  # weights that share a scale in 8 bits; a smaller tensor stays in fp32 (torchao)
 AT_WORK = ("input", "forward", "backward", "score")  # when weights are put together
+
+
+def placed(blocks: list[Block], events: list[tuple[int, bool]], state: str) -> list[Block]:
+    """The blocks with the optimizer's state elsewhere.
+
+    Args:
+        state: device, int8 or host.
+    """
+    if state == "device":
+        return blocks
+    kept = _kept(events)
+    shrink = _in_int8 if state == "int8" else lambda nbytes: 0
+    return [
+        dataclasses.replace(block, nbytes=shrink(block.nbytes)) if _is_state(block, number in kept) else block
+        for number, block in enumerate(blocks)
+    ]
+
+
+def _in_int8(nbytes: int) -> int:
+    """Of a moment of a weight: codes, a scale per group, and the table of what the codes mean."""
+    n = nbytes // 4
+    return nbytes if n < INT8_LEAST or n % INT8_GROUP else n + n // INT8_GROUP * 4 + INT8_GROUP * 4
 
 
 def sharded(
@@ -18,9 +44,7 @@ def sharded(
     Beside them lie whole, at most: weights and gradients outside of the blocks; the weights of one block and of the
     next, which is asked for while the one runs; those just received; the gradients of a block, and those being sent.
     """
-    kept = set()
-    for number, comes in events:
-        (kept.add if comes else kept.discard)(number)
+    kept = _kept(events)
     cut = [_part(block, number in kept, devices) for number, block in enumerate(blocks)]
     inside = [_bytes(block) for block in getattr(model.backbone, "blocks", ())]
     outside = _bytes(model) - sum(inside)
@@ -49,8 +73,20 @@ def replicated(blocks: list[Block], events: list[tuple[int, bool]]) -> tuple[lis
 
 
 def _part(block: Block, kept: bool, devices: int) -> Block:
-    state = block.phase == "weights" or block.gradient or (block.phase == "optimizer" and kept)
+    state = block.phase == "weights" or block.gradient or _is_state(block, kept)
     return dataclasses.replace(block, nbytes=-(-block.nbytes // devices)) if state else block
+
+
+def _is_state(block: Block, kept: bool) -> bool:
+    return kept and block.phase == "optimizer" and not block.gradient
+
+
+def _kept(events: list[tuple[int, bool]]) -> set[int]:
+    """What is alive at the end."""
+    alive: set[int] = set()
+    for number, comes in events:
+        (alive.add if comes else alive.discard)(number)
+    return alive
 
 
 def _bytes(module: nn.Module) -> int:
