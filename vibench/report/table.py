@@ -112,11 +112,19 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
     if plan["peak_gib"] is not None:
         largest = ", ".join(f"{name} {gib:.2f}" for name, gib in plan["components"].items() if gib >= 0.005)
         lines.append(f"memory   predicted {plan['peak_gib']:.2f} of {plan['usable_gib']:.2f} GiB: {largest}")
-    device = f"device   {status['device']}, {plan['precision']}, micro-batch {plan['micro_batch']}"
+    device = (
+        f"device   {status['device']}, {plan['precision']}, micro-batch {plan['micro_batch']} x {plan['accumulation']}"
+    )
+    device += f" x {plan['devices']} devices" if plan["devices"] > 1 else ""
+    device += f", checkpointing {plan['checkpointing']}" if plan["checkpointing"] != "none" else ""
+    device += f", optimizer state {plan['optimizer_state']}" if plan["optimizer_state"] != "device" else ""
+    device += ", sharded" if plan["sharding"] == "full" else ""
+    took = f", {status['step_seconds']:.3g} s each" if status["step_seconds"] is not None else ""
+    took += f" (predicted {plan['step_seconds']:.3g})" if took and plan["step_seconds"] is not None else ""
     return [
         *lines,
-        f"steps    {steps}, {status['seconds']:.0f} s",
-        f"{device} x {plan['accumulation']}, peak {status['peak_gib']:.2f} GiB",
+        f"steps    {steps}, {status['seconds']:.0f} s{took}",
+        f"{device}, peak {status['peak_gib']:.2f} GiB",
         f"files    {run_dir}",
     ]
 
