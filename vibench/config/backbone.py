@@ -17,6 +17,11 @@ class BackboneConfig:
         """Broken rules between fields."""
         yield from ()
 
+    @property
+    def has_known_shapes(self) -> bool:
+        """Whether the work of a batch follows from its size; else a plan counts the most there can be."""
+        return True
+
 
 @dataclass(kw_only=True, slots=True)
 class DLinearConfig(BackboneConfig):
@@ -79,6 +84,10 @@ class TimesNetConfig(BackboneConfig):
     period: int | None = setting("tokens: the one period to fold by, top_k then counts for nothing; null: found", low=1)
     num_kernels: int = setting("sizes of convolution in an inception block: 1, 3, 5, ...", low=1)
     dropout: float = setting("dropout probability on the tokens", low=0, high=0.99)
+
+    @property
+    def has_known_shapes(self) -> bool:
+        return self.period is not None
 
     def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
         most = n_tokens // 2

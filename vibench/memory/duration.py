@@ -45,8 +45,8 @@ def duration(
         traced: gives the work, made by :func:`count`.
 
     Raises:
-        TimeFitError: it cannot end within hardware.slurm.time: not at the rates of the data sheet, or not at the pace
-            of the runs that were measured.
+        TimeFitError: it cannot end within hardware.slurm.time: not at the rates of the data sheet, where its work is
+            known, or not at the pace of the runs that were measured.
     """
     hardware = config.hardware
     if hardware.fp32_tflops is None or hardware.bandwidth_gbs is None:
@@ -64,7 +64,8 @@ def duration(
         return found
     floor = _sum(config, micro_batch, windows, work, at_best=True)
     certain = found if correction is not None else floor
-    if certain.run > limit:
+    known_work = correction is not None or config.backbone.has_known_shapes  # else it may be less
+    if known_work and certain.run > limit:
         why = "at the pace of the runs measured there" if correction is not None else "at the rates of its data sheet"
         raise TimeFitError(
             f"{hardware.name} needs {words(certain.run)} for the {config.training.steps(windows['train'])} steps of "
