@@ -12,7 +12,7 @@ install: $(VENV)/installed  ## .venv with vibench and everything its tests need,
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mat,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mat,tensorboard,pictures,int8,dev]'
 	@touch $@
 
 train: install  ## the embedded example: simulated machines, on this machine; more with ARGS="backbone=dlinear"
@@ -41,6 +41,9 @@ bench: install  ## start-up, first step, loop, throughput and models, as ratios 
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python -m benchmarks.fidelity
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/duration.py
+	$(BIN)/python benchmarks/host.py
 
 docs: install  ## docs/config.md, the config reference, from the schemas
 	$(BIN)/python -m vibench.config.reference > docs/config.md.tmp && mv docs/config.md.tmp docs/config.md

@@ -2,10 +2,11 @@
 
     python benchmarks/plan.py
 
-Bars: one hardware, the largest foundation model, every lever tried, at most 12 CPU-seconds and 0.6 GB; every hardware of
-``conf/hardware`` at most 30 CPU-seconds.
+Bars: one hardware, the largest foundation model, every lever tried, at most 12 CPU-seconds and 0.6 GB; every hardware
+of ``conf/hardware`` at most 30 CPU-seconds.
 """
 
+import os
 import resource
 import subprocess
 import sys
@@ -35,8 +36,6 @@ def main() -> None:
 
 def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, int, float]:
     """Pid, exit status, and most memory in GB."""
-    import os
-
     pid, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return pid, process.returncode, used.ru_maxrss * 1024 / 1e9
