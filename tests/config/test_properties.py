@@ -104,6 +104,21 @@ def test_a_cut_of_the_batch_is_accepted_if_it_covers_the_batch_exactly(training,
 
 
 @settings(MANY, max_examples=200)
+@given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 5), st.none() | st.integers(1, 400))
+@example(104, 32, 3, None)
+@example(96, 32, 3, 9)  # exactly all of them
+@example(1, 64, 1, 1)
+def test_the_steps_of_a_training_are_the_batches_of_its_epochs_up_to_the_most(training, windows, batch, epochs, most):
+    """Counted one by one, as a loop would make them."""
+    done = 0
+    for _ in range(epochs):
+        for _ in range(0, windows, batch):
+            done += most is None or done < most
+    config = replace(training, global_batch_size=batch, epochs=epochs, max_steps=most)
+    assert config.steps(windows) == done
+
+
+@settings(MANY, max_examples=200)
 @given(st.sampled_from(["micro_batch", "accumulation"]), st.text(max_size=6) | st.integers().map(str))
 @example("micro_batch", "４")  # a digit, but not one that YAML would read as a number
 @example("accumulation", "²")

@@ -8,6 +8,7 @@ import yaml
 
 from tests.conftest import TINY, real_data
 from vibench.data.build import build
+from vibench.errors import MemoryFitError
 from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
 from vibench.run import run_experiment
@@ -88,6 +89,16 @@ def test_a_run_planned_for_a_card_goes_to_the_cpu_loudly(tiny, tmp_path, caplog)
     assert "NO GPU HERE: planned for hardware=rtx3090, running on the CPU" in caplog.text
     assert (status["hardware"], status["plan"]["precision"]) == ("rtx3090", "bf16")
     assert status["device"].startswith("cpu")
+
+
+def test_a_run_that_its_host_cannot_hold_is_refused_before_anything_is_trained(tiny, tmp_path):
+    words = r"the run takes [\d.]+ GiB of the host's memory, hardware\.ram_gib=0\.25: processes 0\.\d+.*; use "
+    with pytest.raises(MemoryFitError, match=words) as refused:
+        run_experiment(tiny("hardware.ram_gib=0.25"), tmp_path)
+    assert not refused.value.started
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["kind"]) == ("failed", "MEMORY")
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("name", ["dlinear", "patchtst"])

@@ -283,7 +283,8 @@ def test_a_model_that_the_machine_cannot_hold_ends_as_memory_and_says_so(cache, 
     """
     limit = 3 * 2**30
     process = start(
-        tmp_path, "d_model=20000", "hardware.ram_gib=1000", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        tmp_path, "d_model=20000", "hardware.ram_gib=1000",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1, stderr

@@ -1,21 +1,25 @@
 """Who holds the memory at the peak."""
 
-import pytest
+from math import floor
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.memory.own import own
 from tests.model.batches import SIZES
-from vibench.memory.bill import GIB, SHOWN, bill
+from vibench.memory.bill import GIB, PHASES, POINTS, SHOWN, bill, timeline
 from vibench.memory.trace import Levers, live_peak, trace
 from vibench.memory.tracker import Block
 from vibench.model import build_model
 
 MICRO_BATCH = 3
-PLAIN = ("backbone=patchtst", "backbone.e_layers=1", "backbone.d_ff=512")
 AUTO = Levers(precision="fp32", checkpointing="none")
 
 
 @pytest.fixture(scope="module")
-def config(tiny):
-    return tiny(*PLAIN)
+def config(small):
+    return small("rtx3090", "backbone=patchtst", "backbone.e_layers=1", "backbone.d_ff=512")
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +54,24 @@ def test_components_and_layers_are_largest_first(made):
     assert len(rows) == SHOWN
 
 
-def test_a_wide_layer_is_the_first_row(tiny):
-    """Its activations: of 3 channels, 16 windows and every token, 2048 numbers each."""
-    found = trace(tiny(*PLAIN[:2], "backbone.d_ff=2048", "data.window=1024"), AUTO, **SIZES)
+def test_a_layer_of_many_activations_is_the_first_row(small):
+    """Of 3 channels, 16 windows and every token, 2048 numbers each."""
+    wide = small("rtx3090", "backbone=patchtst", "backbone.e_layers=1", "backbone.d_ff=2048", "data.window=1024")
+    found = trace(wide, AUTO, **SIZES)
     layer, component, _ = bill(found.blocks(16), found.events(2)).layers[0]
     assert (layer.rpartition(".")[0], component) == ("backbone.blocks.0.feed_forward", "activations")
+
+
+def test_a_layer_of_many_weights_has_rows_for_them_and_their_gradients(small):
+    found = trace(own(small("rtx3090", "d_model=1024"), "Wide"), AUTO, **SIZES)
+    rows = {(layer, component): gib for layer, component, gib in bill(found.blocks(1), found.events(1)).layers}
+    weights = 1024**2 * 4 / GIB
+    assert rows["backbone.layer", "parameters"] == rows["backbone.layer", "gradients"] == weights
+
+
+def test_the_metrics_are_a_component_of_the_bill(made):
+    """Two histograms of 8192 bins for each class, of AUROC and of average precision, in int64, are most of it."""
+    assert made.components["metrics"] * GIB == pytest.approx(SIZES["n_classes"] * 8192 * 8 * 4, rel=0.01)
 
 
 def test_the_bill_is_of_the_moment_of_the_peak_alone():
@@ -81,6 +98,10 @@ def test_the_bill_is_of_the_moment_of_the_peak_alone():
         ("backward", True, False, "gradients"),
         ("optimizer", False, True, "optimizer"),
         ("optimizer", False, False, "temporaries"),
+        ("metrics", False, True, "metrics"),
+        ("gathered", False, False, "gathered weights"),
+        ("scratch", False, False, "temporaries"),
+        ("score", False, False, "activations"),
     ],
 )
 def test_a_block_is_of_the_component_that_its_phase_says(phase, gradient, stays, component):
@@ -93,3 +114,74 @@ def test_blocks_of_a_layer_are_one_row_and_those_of_none_are_a_dash():
     blocks = [Block(GIB, "forward", "a", 0), Block(GIB, "forward", "a", 1), Block(GIB, "forward", "", 0)]
     made = bill(blocks, [(0, True), (1, True), (2, True)])
     assert made.layers == [("a", "activations", 2.0), ("-", "activations", 1.0)]
+
+
+# over time
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["weights", "forward", "backward", "optimizer", *PHASES]),
+        st.integers(0, 2**40),
+        st.integers(1, 5),  # events until it goes
+    ),
+    min_size=1,
+    max_size=400,
+)
+
+
+def come_and_go(made):
+    """Blocks of phase and size, and their events: each goes after as many others have come as it says."""
+    blocks, events, due = [], [], {}
+    for number, (phase, nbytes, until) in enumerate(made):
+        blocks.append(Block(nbytes, phase, "", 0))
+        events.append((number, True))
+        if phase != "weights":
+            due.setdefault(number + until, []).append(number)
+        events += [(gone, False) for gone in due.pop(number, [])]
+    return blocks, events
+
+
+def totals(blocks, events):
+    """Bytes alive after each event."""
+    live, found = 0, []
+    for number, comes in events:
+        live += blocks[number].nbytes if comes else -blocks[number].nbytes
+        found.append(live)
+    return found
+
+
+@given(EVENTS)
+def test_every_point_is_the_most_that_was_alive_since_the_last(made):
+    """Of the events from the first forward pass on, in as many stretches as there are points."""
+    blocks, events = come_and_go(made)
+    begin = next((at for at, (number, _) in enumerate(events) if blocks[number].phase == "forward"), 0)
+    window, stretches = totals(blocks, events)[begin:], {}
+    for at, live in enumerate(window):
+        stretches.setdefault(floor(at * POINTS / len(window)), []).append(live)
+    shown = timeline(blocks, events)
+    sums = [sum(gib) * GIB for gib in zip(*shown.values(), strict=True)]
+    assert sums == pytest.approx([max(stretch) for stretch in stretches.values()])
+    assert len(sums) <= POINTS
+    assert all(gib >= 0 for points in shown.values() for gib in points)
+
+
+def test_the_highest_point_is_the_peak_with_the_components_of_its_bill(traced, made):
+    shown = timeline(*traced)
+    highest = max(zip(*shown.values(), strict=True), key=sum)
+    assert sum(highest) * GIB == pytest.approx(live_peak(*traced)[0])
+    at_peak = {name: gib for name, gib in zip(shown, highest, strict=True) if gib}
+    assert at_peak == pytest.approx(made.components)
+
+
+def test_weights_and_metrics_are_there_all_the_time_and_state_from_the_first_step_on(traced, made):
+    shown = timeline(*traced)
+    assert len(next(iter(shown.values()))) == POINTS
+    for name in ("parameters", "metrics"):
+        assert shown[name] == pytest.approx([made.components[name]] * POINTS)
+    state = shown["optimizer"]
+    assert state == sorted(state)
+    assert (state[0], state[-1]) == (0, pytest.approx(made.components["optimizer"]))
+
+
+def test_of_nothing_there_is_no_picture():
+    assert timeline([], []) == {}

@@ -2,15 +2,17 @@
 
 import gc
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vibench.memory.trace import live_peak
-from vibench.memory.tracker import Tracker
+from vibench.memory.tracker import Observer, Tracker, bias_in_place
 
 KIB = 1024
 
@@ -217,3 +219,165 @@ def test_the_peak_of_a_small_training_is_the_allocators(tracker, fake):
     gc.collect()
     assert live_peak(tracker.timeline.blocks, tracker.timeline.events)[0] == most > 0
     assert sum(1 if comes else -1 for _, comes in tracker.timeline.events) == 0  # all of it is gone
+
+
+def test_what_dies_after_the_end_is_no_event(tracker):
+    with tracker:
+        kept = torch.ones(256)
+        torch.ones(1)
+        tracker.finish()
+    del kept
+    assert tracker.timeline.events == [(0, True), (1, True), (1, False)]
+
+
+# scratch
+
+
+def twice_what_is_read(operator, args, kwargs):
+    return 2 * sum(arg.nbytes for arg in args if isinstance(arg, torch.Tensor))
+
+
+def test_scratch_comes_and_goes_after_what_its_operator_makes():
+    tracker = Tracker(twice_what_is_read)
+    x = torch.ones(256)
+    with tracker, tracker.during("forward"):
+        kept = x.exp()
+    made, scratch = tracker.timeline.blocks
+    assert (made.nbytes, made.phase) == (KIB, "forward")
+    assert (scratch.nbytes, scratch.phase) == (2 * KIB, "scratch")
+    assert tracker.timeline.events == [(0, True), (1, True), (1, False)]
+    del kept
+
+
+def test_scratch_is_on_the_account_of_the_layer_and_of_the_micro_batch():
+    tracker = Tracker(twice_what_is_read)
+    with tracker:
+        net, x = Net(), torch.ones(5, 8)
+        tracker.phase, tracker.part = "forward", 3
+        with tracker.named(net):
+            net(x)
+    wide = 2 * (x.nbytes + net.wide.weight.nbytes)  # of the product
+    assert {(b.layer, b.part) for b in tracker.timeline.blocks if (b.nbytes, b.phase) == (wide, "scratch")} == {
+        ("wide", 3)
+    }
+
+
+def test_a_view_needs_no_scratch():
+    tracker, x = Tracker(twice_what_is_read), torch.ones(16, 16)
+    tracker.ignore([x])
+    with tracker:
+        kept = x.t()[3:], x.view(-1), x.detach()
+    assert tracker.timeline.blocks == []
+    del kept
+
+
+# an observer that only watches
+
+
+class Watcher(Observer):
+    """Notes when which operators run."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append((self.phase, self.part, func._schema.name.removeprefix("aten::")))
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_observer_is_told_of_phases_and_parts():
+    watcher, x = Watcher(), torch.ones(4)
+    with watcher:
+        x + x
+        with watcher.during("forward"):
+            watcher.part = 1
+            x * x
+        x - x
+    assert watcher.seen == [("weights", 0, "add"), ("forward", 1, "mul"), ("weights", 1, "sub")]
+
+
+def test_an_observer_that_takes_no_notes_changes_nothing():
+    watcher, net = Watcher(), Net()
+    with watcher, watcher.named(net):
+        watcher.ignore(list(net.parameters()))
+        loss = net(torch.ones(5, 8)).sum()
+        loss.backward()
+        watcher.finish()
+    assert net.wide.weight.grad.shape == (64, 8)
+    assert not net._forward_hooks
+    with torch.no_grad():
+        assert net(torch.ones(5, 8)).sum() == loss
+
+
+# the bias of a linear layer
+
+INPUTS = {
+    "rows": lambda: torch.randn(7, 8),
+    "sequences": lambda: torch.randn(3, 7, 8),
+    "sequences on their side": lambda: torch.randn(3, 8, 7).transpose(1, 2),
+    "every second sequence": lambda: torch.randn(6, 7, 8)[::2],
+    "batches of sequences": lambda: torch.randn(2, 3, 7, 8),
+    "one row": lambda: torch.randn(8),
+}
+
+
+def linear(x, bias):
+    """A linear layer as it is, and all gradients of a loss of its result."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 8, generator=random).requires_grad_()
+    bias = torch.randn(5, generator=random).requires_grad_() if bias else None
+    x = x.detach().requires_grad_()
+    out = F.linear(x, weight, bias)
+    out.square().sum().backward()
+    return [out.detach(), x.grad, weight.grad, *([bias.grad] if bias is not None else [])]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_bias_that_is_added_in_place_gives_the_same_numbers_and_gradients(name, bias):
+    x = INPUTS[name]()
+    expected = linear(x, bias)
+    with bias_in_place():
+        found = linear(x, bias)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def handed_out(code):
+    """Bytes of each allocation of the CPU's allocator while code runs, in order."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        kept = code()
+    del kept
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert all(a.start_ns() <= b.start_ns() for a, b in pairwise(events))
+    return [event.nbytes() for event in events if event.nbytes() > 0]
+
+
+def seen(tracker, layer, x):
+    """Bytes of each allocation that a tracker sees of a layer, in order."""
+    tracker.ignore([x, *layer.parameters()])
+    with tracker:
+        kept = layer(x)
+    del kept
+    return sizes(tracker)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_linear_layer_makes_what_it_makes_without_a_tracker(tracker, name):
+    layer, x = nn.Linear(8, 5), INPUTS[name]()
+    with bias_in_place():
+        assert seen(tracker, layer, x) == handed_out(lambda: layer(x))
+
+
+def test_with_a_tracker_a_linear_layer_makes_a_copy_of_its_result():
+    """Which is why its bias is added in place; after that, and after an error in it, all is as before."""
+    layer, x = nn.Linear(8, 5), INPUTS["every second sequence"]()
+    once, twice = handed_out(lambda: layer(x)), seen(Tracker(), layer, x)
+    assert twice == [*once, once[-1]]
+    with bias_in_place():
+        assert seen(Tracker(), layer, x) == once
+    assert seen(Tracker(), layer, x) == twice
+    with pytest.raises(ValueError, match="of the code"), bias_in_place():
+        raise ValueError("of the code")
+    assert seen(Tracker(), layer, x) == twice

@@ -43,12 +43,18 @@ STATUS = {
     "early_stop": "val/loss no better for 3 validations",
     "skipped_steps": 1,
     "seconds": 12.3,
+    "step_seconds": 0.012345,
     "device": "cpu (2 threads)",
     "peak_gib": 0.5,
     "plan": {
         "precision": "fp16",
         "micro_batch": 8,
         "accumulation": 4,
+        "devices": 1,
+        "checkpointing": "none",
+        "optimizer_state": "device",
+        "sharding": "none",
+        "step_seconds": 0.01,
         "peak_gib": 3.304,
         "usable_gib": 19.69,
         "components": {"activations": 2.2, "parameters": 1.0, "gradients": 0.001},
@@ -93,10 +99,35 @@ def test_below_it_stand_split_audit_steps_device_and_place():
     assert "the test holds none of: healthy; means are over the classes it holds" in text
     assert "40 of 80 steps, stopped early: val/loss no better for 3 validations" in text
     assert "1 without an update (fp16 overflow)" in text
-    assert "cpu (2 threads), fp16, micro-batch 8 x 4" in text
+    assert "overflow), 12 s, 0.0123 s each (predicted 0.01)\n" in text
+    assert "cpu (2 threads), fp16, micro-batch 8 x 4, peak 0.50 GiB\n" in text
     assert "multirun_outputs/run" in text
     assert "start    embedding, backbone of other/best.ckpt" in text
     assert "memory   predicted 3.30 of 19.69 GiB: activations 2.20, parameters 1.00\n" in text
+
+
+def test_how_the_run_was_planned_is_told_where_it_was_not_as_usual():
+    usual = dict(STATUS["plan"])
+    unusual = {"devices": 4, "checkpointing": "full", "optimizer_state": "int8", "sharding": "full"}
+    said = "micro-batch 8 x 4 x 4 devices, checkpointing full, optimizer state int8, sharded, peak"
+    assert said in printed(STATUS | {"plan": usual | unusual})
+    every = ("4 devices", "checkpointing", "optimizer state", "sharded")
+    for key, words in zip(unusual, every, strict=True):
+        text = printed(STATUS | {"plan": usual | {key: unusual[key]}})
+        assert [one for one in every if one in text] == [words]
+
+
+@pytest.mark.parametrize(
+    ("measured", "predicted", "said"),
+    [
+        (0.5, None, ", 12 s, 0.5 s each\n"),
+        (None, 0.5, ", 12 s\n"),
+        (None, None, ", 12 s\n"),
+    ],
+)
+def test_a_step_that_was_not_measured_or_not_predicted_has_no_number(measured, predicted, said):
+    status = STATUS | {"step_seconds": measured, "plan": STATUS["plan"] | {"step_seconds": predicted}}
+    assert said in printed(status)
 
 
 def test_a_leak_is_named():

@@ -3,6 +3,8 @@
 import os
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,39 @@ def test_the_refusal_of_code_is_one_plain_line_and_does_not_say_how_to_run_it(sa
     assert "\x1b" not in str(caught.value)
     assert not re.search("two options|can still be loaded|weights_only", str(caught.value))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def eight_bits(path):
+    """A checkpoint whose optimizer keeps its state in 8 bits."""
+    quantized = pytest.importorskip("torchao.optim.subclass_8bit", reason="vibench[int8] is not installed")
+    state = quantized.OptimState8bit.zeros((128, 128))
+    save({"state_dict": weights(), "optimizer_states": [{"state": {0: {"exp_avg": state}}}]}, path)
+    return path
+
+
+def test_a_state_of_eight_bits_is_read_by_a_process_that_has_not_made_one(eight_bits):
+    lines = (
+        "import sys; from pathlib import Path; from vibench.training.checkpoints import read_checkpoint as read",
+        "assert not [name for name in sys.modules if name.startswith('torchao')]",
+        "state = read(Path(sys.argv[1]))['optimizer_states'][0]['state'][0]['exp_avg']",
+        "print(type(state).__name__, *state.shape)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), eight_bits], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "OptimState8bit 128 128\n", done.stderr
+
+
+def test_a_state_of_eight_bits_without_torchao_names_the_extra(eight_bits, monkeypatch):
+    known = torch.serialization.get_safe_globals()
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    torch.serialization.clear_safe_globals()
+    try:
+        with pytest.raises(CheckpointError, match=r"last\.ckpt holds an optimizer state of 8 bits.*'vibench\[int8\]'"):
+            read_checkpoint(eight_bits)
+    finally:
+        torch.serialization.add_safe_globals(known)
 
 
 def test_weights_are_put_into_a_model(saved):

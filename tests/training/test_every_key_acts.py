@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vibench.config.training import Schedule, TrainingConfig
 from vibench.run import run_experiment
+from vibench.step.optimizer import OnHost
 from vibench.training.checkpoints import read_checkpoint, weights_of
 from vibench.training.schedule import lr_factor
 
@@ -105,6 +110,51 @@ def test_optimizer_leaves_its_state_in_the_checkpoint(train, name, state):
     optimizer = read_checkpoint(run.folder / "checkpoints" / "last.ckpt")["optimizer_states"][0]
     assert state in optimizer["state"][0]
     assert optimizer["param_groups"][0].get("decoupled_weight_decay", False) == (name == "adamw")
+
+
+@pytest.mark.parametrize(("state", "kinds"), [("device", {AdamW}), ("host", {AdamW, OnHost})])
+def test_optimizer_state_is_where_the_optimizer_keeps_it(train, state, kinds):
+    stepped = set()
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: stepped.add(type(optimizer)))
+    try:
+        run = train(f"training.optimizer_state={state}", *ONE)
+    finally:
+        hook.remove()
+    assert stepped == kinds  # the one on the host makes its step by one of the usual kind
+    assert moved(run) > 0
+
+
+def test_optimizer_state_on_the_host_leaves_the_result(train):
+    device, host = (
+        train(f"training.optimizer_state={state}", "training.lr=0.01", *QUICK) for state in ("device", "host")
+    )
+    after = host.model.state_dict()
+    assert [name for name, value in device.model.state_dict().items() if not torch.equal(value, after[name])] == []
+    assert moved(device) > 0.01
+    states = [
+        read_checkpoint(run.folder / "checkpoints" / "last.ckpt")["optimizer_states"][0] for run in (device, host)
+    ]
+    for number, expected in states[0]["state"].items():
+        assert all(torch.equal(value, states[1]["state"][number][name]) for name, value in expected.items())
+
+
+@pytest.fixture
+def rank(tmp_path):
+    """The only process of a group, as one card of several would be."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*sync_dist=True.*")  # Lightning's advice; the scores are summed by us
+def test_sharding_is_whether_a_card_holds_parts_of_the_weights(train, rank):
+    """And not what comes of it."""
+    runs = {how: train(f"training.sharding={how}", "hardware.gpus=2", *ONE) for how in ("none", "full")}
+    kinds = {how: {type(weight.data) for weight in run.model.parameters()} for how, run in runs.items()}
+    assert kinds == {"none": {torch.Tensor}, "full": {DTensor}}
+    whole, parts = (run.model.state_dict() for run in runs.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name].full_tensor(), value, rtol=1e-4, atol=1e-6)
 
 
 def test_lr_and_clip_norm_set_the_length_of_a_step(train):

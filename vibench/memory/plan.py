@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vibench.config.experiment import ExperimentConfig
-from vibench.config.training import Optimizer
+from vibench.config.training import Optimizer, Precision
 from vibench.errors import ConfigError
 from vibench.memory.allocator import reserved_peak
 from vibench.memory.bill import Bill, bill, timeline
@@ -172,13 +172,23 @@ class _Planner:
         if usable_gib is None and not on_cpu:
             return levers, micro, None, []
         try:
-            if usable_gib is None:
-                return levers, micro, self._trace(levers), []
-            return self._search(usable_gib)
+            return self._try(levers, micro, usable_gib)
+        except ConfigError as error:
+            if self.config.training.precision is not Precision.auto:
+                raise
+            fp32 = dataclasses.replace(self.config.training, precision=Precision.fp32)
+            self.config = dataclasses.replace(self.config, training=fp32)
+            *found, rejected = self._try(dataclasses.replace(levers, precision="fp32"), micro, usable_gib)
+            return *found, [str(error).partition("; use ")[0], *rejected]
         except RuntimeError as error:  # a layer that asks for numbers; one that is wrong will say so again
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             log.warning(f"MEMORY IS NOT PREDICTED: the model cannot be traced ({said})")
             return levers, micro, None, []
+
+    def _try(self, levers: Levers, micro: int, usable_gib: float | None) -> tuple[Levers, int, Trace | None, list[str]]:
+        if usable_gib is None:
+            return levers, micro, self._trace(levers), []
+        return self._search(usable_gib)
 
     def _search(self, usable_gib: float) -> tuple[Levers, int, Trace | None, list[str]]:
         rejected: list[str] = []

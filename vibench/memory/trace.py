@@ -6,6 +6,7 @@ a block is ``a + b * size`` bytes.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -98,8 +99,13 @@ def trace(config: ExperimentConfig, levers: Levers, *, n_channels: int, n_classe
 @contextmanager
 def emulated(capability: float | None) -> Iterator[None]:
     """Fake tensors, and operators as on a GPU of that compute capability, or as on this CPU."""
-    with bias_in_place(), as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
-        yield
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True  # an operator that is refused is logged with its traceback
+    try:
+        with bias_in_place(), as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
+            yield
+    finally:
+        log.disabled = before
 
 
 def rehearse(
