@@ -324,11 +324,10 @@ def test_a_folder_is_no_name_of_a_picture(plan):
     assert line.startswith("vibench-plan: --picture . ")
 
 
-@pytest.mark.parametrize(("arguments", "n"), [(("d_model=16",), len(HARDWARE)), (("-m", "d_model=16,32"), 2)])
-def test_a_picture_of_several_plans_is_refused_with_how_to_name_one(drawn, arguments, n):
-    status, err, file = drawn("memory.svg", *arguments)
+def test_a_picture_of_several_plans_is_refused_with_how_to_name_one(drawn):
+    status, err, file = drawn("memory.svg", "-m", "d_model=16,32", "hardware=v100")
     assert status == 2
-    assert err == f"vibench-plan: --picture shows one plan, there are {n} that fit; name one hardware=CARD\n"
+    assert err == "vibench-plan: --picture shows one plan, there are 2 that fit; name one hardware=CARD\n"
     assert not file.exists()
 
 

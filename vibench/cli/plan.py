@@ -71,6 +71,8 @@ def _read(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             overrides.append(text)
         elif flag not in FLAGS:
             raise ConfigError([f"{flag} does not exist; there are {', '.join(FLAGS)} and --help"])
+        elif value and flag != "--picture":
+            raise ConfigError([f"{flag} takes no value, {text} gives one; leave {value} out"])
         elif flag == "--picture" and not value:
             if not waiting:
                 raise ConfigError(["--picture needs the name of a file, e.g. --picture memory.svg"])
@@ -122,6 +124,7 @@ class _Planner:
         import dataclasses
 
         from vibench.memory.device import as_found, choose_device
+        from vibench.memory.host import check_host
         from vibench.memory.plan import fit
 
         if config.hardware.device.name == "auto":
@@ -130,7 +133,10 @@ class _Planner:
         data = self.data
         sizes = {"n_channels": data.n_channels, "n_classes": data.n_classes, "windows": data.windows}
         try:
-            return fit(config, **sizes, traces=self.traces, on_cpu=True).as_dict()
+            plan = fit(config, **sizes, traces=self.traces, on_cpu=True)
+            if config.hardware.ram_gib is not None:  # else it is what is free where the run will be
+                check_host(config.hardware, plan.host)
+            return plan.as_dict()
         except (MemoryFitError, TimeFitError, ConfigError) as error:
             return {"verdict": VERDICTS[type(error)], "error": str(error).strip()}
 

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -24,9 +24,12 @@ def complaints_about(overrides: list[str], config_dir: str | None = None) -> lis
 def complaints_about_sweep(overrides: list[str], config_dir: str | None = None) -> list[str]:
     """Everything that is wrong with the runs of a sweep, each complaint once, with the first job it concerns."""
     try:
-        jobs = jobs_of(overrides)
+        parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
         return complaints_about(overrides, config_dir)  # says which one cannot be read
+    if endless := [o for o in parsed if o.is_interval_sweep() or isinstance(o.value(), Glob)]:
+        return [f"{o.input_line} does not name its values; name them, e.g. {o.key_or_group}=A,B" for o in endless]
+    jobs = jobs_of(overrides)
     found: dict[str, str] = {}
     for place, job in jobs.items():
         for complaint in complaints_about(job, config_dir):
@@ -39,7 +42,12 @@ def jobs_of(overrides: list[str]) -> dict[str, list[str]]:
     parsed = OverridesParser.create().parse_overrides(overrides)
     swept = tuple(f"{o.get_key_element()}=" for o in parsed if o.is_sweep_override())
     jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    return {" ".join(text for text in job if text.startswith(swept)): job for job in jobs}
+    named: dict[str, list[str]] = {}
+    for job in jobs:
+        place = " ".join(text for text in job if text.startswith(swept))
+        alike = sum(other == job for other in named.values())
+        named[f"{place} ({alike + 1})" if alike else place] = job
+    return named
 
 
 def compose_all(overrides: list[str], config_dir: str | None = None) -> tuple[DictConfig | None, list[str]]:

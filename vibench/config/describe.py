@@ -11,13 +11,15 @@ from hydra.errors import OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from vibench.config.data import SplitConfig
+from vibench.config.hardware import SlurmConfig
 from vibench.config.schemas import GROUPS as SCHEMAS
 from vibench.config.schemas import SINGLE
 
 GROUPS = ("backbone", "embedding", "task", "data", "hardware", "training", "logger", "experiment")
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 BY_NAME = {
-    s.__name__: s for s in (SplitConfig, *SINGLE.values(), *(s for group in SCHEMAS.values() for s in group.values()))
+    s.__name__: s
+    for s in (SplitConfig, SlurmConfig, *SINGLE.values(), *(s for group in SCHEMAS.values() for s in group.values()))
 }
 
 

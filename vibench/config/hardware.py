@@ -38,7 +38,10 @@ class SlurmConfig:
 
     def complaints(self) -> Iterator[str]:
         if self.time is not None and TIME.fullmatch(self.time) is None:
-            yield f"hardware.slurm.time={self.time} is no time; use [days-]hours:minutes:seconds, e.g. '1-12:00:00'"
+            yield (
+                f"hardware.slurm.time={self.time} is no time; use [days-]hours:minutes:seconds, e.g. 1-12:00:00, "
+                "in quotes where it stands in YAML"
+            )
         elif self.seconds == 0:
             yield f"hardware.slurm.time={self.time} leaves no time to run; use null for no limit"
 

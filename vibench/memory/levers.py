@@ -8,12 +8,21 @@ from torch import nn
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import Device
 from vibench.config.training import Checkpointing, Optimizer, OptimizerState, Precision, Sharding, wish
+from vibench.errors import ConfigError
 from vibench.memory.trace import Levers
 
 
 def candidates(config: ExperimentConfig, model: nn.Module) -> Iterator[Levers]:
     """Combinations in the order of what they cost: less is kept by blocks, then the optimizer's state is spread over
-    the cards, then it is rounded to 8 bits, then it is moved to the host."""
+    the cards, then it is rounded to 8 bits, then it is moved to the host.
+
+    Raises:
+        ConfigError: 8 bits are asked for, and torchao is not installed.
+    """
+    if config.training.optimizer_state is OptimizerState.int8 and not _torchao():
+        raise ConfigError(
+            ["training.optimizer_state=int8 needs torchao; pip install 'vibench[int8]', or use optimizer_state=host"]
+        )
     kept = _kept(config, model)
     for state, sharding in _placements(config):
         for checkpointing in kept:
@@ -59,7 +68,11 @@ def _placements(config: ExperimentConfig) -> list[tuple[str, str]]:
 
 
 def _has_int8(config: ExperimentConfig) -> bool:
-    return config.training.optimizer is Optimizer.adamw and importlib.util.find_spec("torchao") is not None
+    return config.training.optimizer is Optimizer.adamw and _torchao()
+
+
+def _torchao() -> bool:
+    return importlib.util.find_spec("torchao") is not None
 
 
 def per_device(config: ExperimentConfig) -> int:

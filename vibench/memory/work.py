@@ -83,7 +83,8 @@ class Work:
         https://doi.org/10.1145/1498765.1498785), and the time to start it.
 
         Args:
-            at_best: by the rates of the data sheet, as no kernel reaches them.
+            at_best: by the rates of the data sheet, as no kernel reaches them, in half precision: convolutions in fp32
+                may be calculated in TF32.
         """
         products, streams, launch = (1.0, 1.0, 0.0) if at_best else (PRODUCTS, STREAMS, LAUNCH_S)
         assert hardware.fp32_tflops is not None
@@ -93,7 +94,7 @@ class Work:
         far = (micro_batch - first) / (second - first)
         sums = {"part": 0.0, "optimizer": 0.0, "score": 0.0}
         for a, b in zip(self.small, self.large, strict=True):
-            rate = (half_tflops if a.half else hardware.fp32_tflops) * 1e12 * products
+            rate = (half_tflops if a.half or at_best else hardware.fp32_tflops) * 1e12 * products
             calculated = max(a.operations + (b.operations - a.operations) * far, 0) / rate
             moved = max(a.nbytes + (b.nbytes - a.nbytes) * far, 0) / (hardware.bandwidth_gbs * 1e9 * streams)
             sums["part" if a.phase in ("forward", "input") else a.phase] += max(calculated, moved) + launch

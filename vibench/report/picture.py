@@ -49,10 +49,12 @@ def draw_memory(plan: tuple[str, dict[str, Any]], path: Path) -> None:
     axes.set_xlim(0, 100)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        figure.savefig(unfinished)
-        unfinished.replace(path)
+        unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
+        try:
+            figure.savefig(unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except (ValueError, OSError) as error:
-        unfinished.unlink(missing_ok=True)
         raise ConfigError([f"--picture {path} cannot be written: {error}; use a .svg, .png or .pdf"]) from error

@@ -84,7 +84,7 @@ class OnHost(torch.optim.Optimizer):
 
     def __init__(self, groups: Groups, make: Callable[[Groups], torch.optim.Optimizer]) -> None:
         self.inner = make([group | {"params": [_host_like(p) for p in group["params"]]} for group in groups])
-        self._stale = True  # the copies on the host are not those of the weights
+        self._seen: dict[Tensor, int] = {}  # weight -> its version when the copy on the host was the same
         super().__init__(groups, {key: value for key, value in self.inner.defaults.items() if key != "params"})
 
     @torch.no_grad()
@@ -94,16 +94,16 @@ class OnHost(torch.optim.Optimizer):
         for ours, theirs in zip(self.param_groups, self.inner.param_groups, strict=True):
             theirs.update({key: value for key, value in ours.items() if key != "params"})
         for weight, copy in self._pairs():
-            if self._stale:
+            if self._seen.get(weight) != weight._version:  # somebody has loaded other weights
                 copy.copy_(weight)
             copy.grad = None if weight.grad is None else _host_like(weight).copy_(weight.grad)
             weight.grad = None
-        self._stale = False
         self.inner.step()
         for weight, copy in self._pairs():
             if copy.grad is not None:
                 weight.copy_(copy, non_blocking=True)
                 copy.grad = None
+            self._seen[weight] = weight._version
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,7 +113,6 @@ class OnHost(torch.optim.Optimizer):
         self.inner.load_state_dict(state_dict)
         for ours, theirs in zip(self.param_groups, self.inner.param_groups, strict=True):
             ours.update({key: value for key, value in theirs.items() if key != "params"})
-        self._stale = True  # whoever loads a state loads weights, too
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for ours, theirs in zip(self.param_groups, self.inner.param_groups, strict=True):
