@@ -59,7 +59,10 @@ def test_days_hours_minutes_and_seconds_add_up(days, hours, minutes, seconds):
 @pytest.mark.parametrize("time", NO_TIME)
 def test_what_is_no_time_is_refused_with_how_to_write_one(time):
     (said,) = SlurmConfig(time=time).complaints()
-    assert said == f"hardware.slurm.time={time} is no time; use [days-]hours:minutes:seconds, e.g. '1-12:00:00'"
+    assert said == (
+        f"hardware.slurm.time={time} is no time; use [days-]hours:minutes:seconds, e.g. 1-12:00:00, "
+        "in quotes where it stands in YAML"
+    )
     with pytest.raises(ValueError, match=r"is no time"):
         _ = SlurmConfig(time=time).seconds
 
