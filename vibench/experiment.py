@@ -1,6 +1,7 @@
 """What happens in a run's directory: data, plan, training, evaluation from disk, proof."""
 
 import dataclasses
+import gc
 import importlib.metadata
 import logging
 import math
@@ -34,13 +35,14 @@ from vibench.model import build_model, targets
 from vibench.report.plain import plain
 from vibench.report.proof import Evidence, prove
 from vibench.report.status import write_json
-from vibench.step.ranks import least_over_ranks, leave, rank
+from vibench.step.ranks import least_over_ranks, leave, of_first, rank
 from vibench.training.checkpoints import load_weights, read_checkpoint
 from vibench.training.evaluate import evaluate
 from vibench.training.fit import Fitted, fit, promised_steps
 from vibench.training.start import start_from
 
 log = logging.getLogger("vibench")
+LARGE = 0.1  # part of a card that a run must take for its peak to say something of others: a small one is all workspace
 PACKAGES = ("vibench", "torch", "lightning", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
 
 
@@ -61,6 +63,7 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     plan = plan_memory(config, **sizes, windows=windows)
     if device.type == "cuda":
         plan = refit(config, plan, least_over_ranks(free_gib(device), device), **sizes, windows=windows)
+    plan = of_first(plan)
     check_host(config.hardware, plan.host)
     if not rank():
         write_json(run_dir / "plan.json", plan.as_dict())
@@ -81,9 +84,12 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     identity = {"config": plain(config), "classes": data.classes, "seen": seen} | sizes
     try:
         fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)
-        if rank():
-            return {}
+        first = not rank()
         leave()
+        if not first:
+            return {}
+        del model  # of a card's weights and state only the new model's remain
+        gc.collect()
         _remember(config, plan, fitted, device)
         results = _tested(config, data, plan, fitted, device, sizes)
         _prove(config, data, fitted, results)
@@ -134,7 +140,7 @@ def _remember(config: ExperimentConfig, plan: MemoryPlan, fitted: Fitted, device
     step = peak = None
     if plan.step_seconds is not None and fitted.step_seconds is not None:
         step = fitted.step_seconds * (plan.pace or 1) / plan.step_seconds
-    if plan.peak_gib is not None and device.type == "cuda":
+    if plan.peak_gib is not None and device.type == "cuda" and plan.peak_gib >= LARGE * config.hardware.gpu_memory_gib:
         peak = peak_gib(device) / plan.peak_gib
     if step is not None or peak is not None:
         backbone = config.backbone._target_.rpartition(".")[2]

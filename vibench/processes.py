@@ -3,6 +3,7 @@
 Imports no torch: the processes do.
 """
 
+import logging
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ from vibench.report.status import kind_of
 
 GRACE_S = 5  # seconds to end before a process is killed
 EVERY_S = 0.1
+LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # as Hydra writes it
 
 
 class RankError(VibenchError):
@@ -42,9 +44,10 @@ def train_in_processes(config: ExperimentConfig, run_dir: Path) -> dict[str, Any
                     break
                 time.sleep(EVERY_S)
         finally:
+            died = [process.poll() for process in running]  # before the others are ended
             _end(running)
-        if any(process.returncode for process in running):
-            raise _failure(running, meeting, run_dir)
+        if any(died):
+            raise _failure(died, meeting, run_dir)
         return pickle.loads((meeting / "result").read_bytes())
 
 
@@ -52,7 +55,9 @@ def _start(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) ->
     """A process of its own session, so that Ctrl-C reaches this one alone; it ends with this one's pipe."""
     log = None if rank == 0 else (run_dir / f"rank{rank}.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "vibench.processes"],
+        [sys.executable, "-c", "import sys; sys.path.pop(0); from vibench.processes import main; main()"],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},  # it finds what this one does
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -61,7 +66,10 @@ def _start(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) ->
     if log is not None:
         log.close()
     assert process.stdin is not None
-    pickle.dump((config, run_dir, meeting, rank), process.stdin)
+    files = [
+        handler.baseFilename for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)
+    ]
+    pickle.dump((config, run_dir, meeting, rank, sys.argv, files), process.stdin)
     process.stdin.flush()
     return process
 
@@ -81,14 +89,12 @@ def _end(running: "list[subprocess.Popen[bytes]]") -> None:
             process.stdin.close()
 
 
-def _failure(running: "list[subprocess.Popen[bytes]]", meeting: Path, run_dir: Path) -> RankError:
+def _failure(died: list[int | None], meeting: Path, run_dir: Path) -> RankError:
     """What was raised first; the others fail after it, since they wait for a process that is gone."""
     told = sorted(meeting.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
-    killed = [
-        n for n, process in enumerate(running) if process.returncode < 0 and process.returncode != -signal.SIGTERM
-    ]
+    killed = [rank for rank, code in enumerate(died) if code is not None and code < 0]
     if killed:
-        number = signal.Signals(-running[killed[0]].returncode).name
+        number = signal.Signals(-died[killed[0]]).name
         error = RankError(f"the process of rank {killed[0]} was killed by {number}, the others were ended")
     elif told:
         kind, text, started = pickle.loads(told[0].read_bytes())
@@ -103,7 +109,9 @@ def _failure(running: "list[subprocess.Popen[bytes]]", meeting: Path, run_dir: P
 
 def main() -> None:
     """One rank: read what to do from the standard input, do it, leave the result where all meet."""
-    config, run_dir, meeting, rank = pickle.load(sys.stdin.buffer)
+    config, run_dir, meeting, rank, sys.argv, files = pickle.load(sys.stdin.buffer)
+    handlers = [logging.StreamHandler(sys.stdout), *(logging.FileHandler(name) for name in files if rank == 0)]
+    logging.basicConfig(level=logging.INFO, format=LINE, handlers=handlers)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         result = _train(config, run_dir, meeting, rank)

@@ -3,7 +3,7 @@
 from math import floor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.memory.own import own
@@ -69,9 +69,11 @@ def test_a_layer_of_many_weights_has_rows_for_them_and_their_gradients(small):
     assert rows["backbone.layer", "parameters"] == rows["backbone.layer", "gradients"] == weights
 
 
-def test_the_metrics_are_a_component_of_the_bill(made):
+def test_the_metrics_are_a_component_of_the_bill(traced, made):
     """Two histograms of 8192 bins for each class, of AUROC and of average precision, in int64, are most of it."""
-    assert made.components["metrics"] * GIB == pytest.approx(SIZES["n_classes"] * 8192 * 8 * 4, rel=0.01)
+    blocks, _ = traced
+    assert made.components["metrics"] * GIB == sum(block.nbytes for block in blocks if block.phase == "metrics")
+    assert made.components["metrics"] * GIB >= SIZES["n_classes"] * 8192 * 8 * 4
 
 
 def test_the_bill_is_of_the_moment_of_the_peak_alone():
@@ -151,6 +153,7 @@ def totals(blocks, events):
 
 
 @given(EVENTS)
+@settings(deadline=None)
 def test_every_point_is_the_most_that_was_alive_since_the_last(made):
     """Of the events from the first forward pass on, in as many stretches as there are points."""
     blocks, events = come_and_go(made)

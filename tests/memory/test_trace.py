@@ -1,6 +1,7 @@
 """The traced memory of a training step against what the CPU allocator hands out to the same step, really run."""
 
 import gc
+import logging
 from dataclasses import replace
 from functools import cache
 
@@ -282,6 +283,16 @@ def test_the_metrics_take_what_they_really_take(small, traced):
     _, left, scores = handed_out(lambda: Scores(model))
     assert list(scores.metrics) == list(config.task)
     assert sum(block.nbytes for block in traced(*ALL_TASKS).blocks(3) if block.phase == "metrics") == left
+
+
+def test_an_operator_that_is_refused_says_so_and_is_not_logged_with_its_traceback():
+    """As it is by PyTorch before and after."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    assert not log.disabled
+    with pytest.raises(RuntimeError, match="Unsupported dtype BFloat16"), emulated(8.6):
+        assert log.disabled
+        torch.fft.rfft(torch.ones(3, 8, dtype=torch.bfloat16))
+    assert not log.disabled
 
 
 class Watcher(Observer):

@@ -91,7 +91,7 @@ def test_the_peak_falls(resolved, name):
             rehearse(config, Levers(precision="fp32", checkpointing=how), 32, tracker, **SIZES)
         peak[how], _ = live_peak(tracker.timeline.blocks, tracker.timeline.events)
     assert peak["full"] < peak["selective"] < peak["none"]
-    assert peak["full"] < 0.7 * peak["none"]
+    assert peak["full"] < 0.75 * peak["none"]
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -196,7 +196,7 @@ def _show_bill(plan: dict[str, Any], console: Console) -> None:
         table.add_row(layer, component, f"{gib:.3f}")
     console.print(table)
     for text in plan["rejected"]:
-        console.print(f"too much: {text}", highlight=False)
+        console.print(f"tried: {text}", highlight=False)
 
 
 def _draw(plans: dict[str, dict[str, Any]], file: str) -> None:

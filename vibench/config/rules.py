@@ -137,11 +137,11 @@ def monitor_exists(config: ExperimentConfig) -> Iterator[str]:
 def workers_fit(config: ExperimentConfig) -> Iterator[str]:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpus = config.hardware.cpus or here
-    if config.data.workers > cpus:
-        yield (
-            f"data.workers={config.data.workers} exceeds the {cpus} CPU cores of hardware={config.hardware.name}; "
-            + (f"use data.workers<={cpus}")
-        )
+    gpus = config.hardware.gpus
+    if config.data.workers * gpus > cpus:
+        told = f"data.workers={config.data.workers}" + (f" for each of hardware.gpus={gpus}" if gpus > 1 else "")
+        there = f"the {cpus} CPU cores of hardware={config.hardware.name}"
+        yield f"{told} exceeds {there}; use data.workers<={cpus // gpus}"
 
 
 def precision_exists(hardware: HardwareConfig, precision: Precision) -> Iterator[str]:

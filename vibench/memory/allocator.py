@@ -68,8 +68,12 @@ class CachingAllocator:
         self._keep(piece)
 
     def _best(self, size: int, small: bool) -> Piece | None:
+        """The smallest free piece that is large enough; the open end of a growing segment only if there is no other,
+        since it is as large as it can become."""
         pool = self._free[small]
         at = bisect.bisect_left(pool, (size, -1))
+        if at + 1 < len(pool) and pool[at][2] is self._last.get(small):
+            at += 1
         return pool.pop(at)[2] if at < len(pool) else None
 
     def _segment(self, size: int, small: bool) -> Piece:

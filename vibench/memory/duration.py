@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.training import TaskOrder
 from vibench.errors import TimeFitError
 from vibench.memory.levers import parts_of
-from vibench.memory.measured import known, pace
+from vibench.memory.measured import is_sure, known, pace
 from vibench.memory.trace import Levers
 from vibench.memory.work import Work, count
 
@@ -56,17 +57,17 @@ def duration(
     except RuntimeError:  # cannot be traced, as was said
         return UNKNOWN
     backbone = config.backbone._target_.rpartition(".")[2]
-    correction = pace(known(hardware.name), backbone, levers.precision)
+    runs = known(hardware.name)
+    correction = pace(runs, backbone, levers.precision)
     estimate = _sum(config, micro_batch, windows, work, at_best=False)
     found = Duration(estimate.step * (correction or 1), estimate.run * (correction or 1), correction)
     limit = hardware.slurm.seconds
     if limit is None:
         return found
-    floor = _sum(config, micro_batch, windows, work, at_best=True)
-    certain = found if correction is not None else floor
-    known_work = correction is not None or config.backbone.has_known_shapes  # else it may be less
-    if known_work and certain.run > limit:
-        why = "at the pace of the runs measured there" if correction is not None else "at the rates of its data sheet"
+    sure = is_sure(runs, backbone, levers.precision)
+    certain = found if sure else _sum(config, micro_batch, windows, work, at_best=True)
+    if (sure or _has_known_work(config)) and certain.run > limit:
+        why = "at the pace of the runs measured there" if sure else "at the rates of its data sheet"
         raise TimeFitError(
             f"{hardware.name} needs {words(certain.run)} for the {config.training.steps(windows['train'])} steps of "
             f"this run, {why}, {certain.step:.3g} s each; hardware.slurm.time={hardware.slurm.time} ends it before; "
@@ -75,7 +76,7 @@ def duration(
     if found.run > limit:
         log.warning(
             f"THIS RUN MAY NOT END: about {words(found.run)}, and hardware.slurm.time={hardware.slurm.time}; "
-            "an estimate, since no run on this hardware was measured yet"
+            "an estimate, since no such run was measured there often enough"
         )
     return found
 
@@ -85,8 +86,14 @@ def _sum(config: ExperimentConfig, micro_batch: int, windows: dict[str, int], wo
     step = parts_of(config, micro_batch) * seconds.part + seconds.update
     steps = config.training.steps(windows["train"])
     epochs = -(-steps // -(-windows["train"] // config.training.global_batch_size))
-    scored = windows.get("val", 0) * epochs + windows["test"]
-    return Duration(step, steps * step + scored / config.hardware.gpus * seconds.score / micro_batch)
+    scored = windows.get("val", 0) * epochs / config.hardware.gpus + windows["test"]  # one rank tests
+    return Duration(step, steps * step + scored * seconds.score / micro_batch)
+
+
+def _has_known_work(config: ExperimentConfig) -> bool:
+    """Whether every step is the one that was traced: of all tasks, and of shapes that are known."""
+    always = all(task.first_epoch == 1 and task.last_epoch is None for task in config.task.values())
+    return always and config.training.task_order is TaskOrder.joint and config.backbone.has_known_shapes
 
 
 def words(seconds: float) -> str:

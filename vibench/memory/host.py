@@ -67,11 +67,12 @@ def host_bill(
     found = {
         "processes": (PROCESS_GIB + (CUDA_GIB if gpu else 0)) * ranks,
         "workers": WORKER_GIB * workers * ranks,
-        "batches": batches * window_gib,
+        "batches": batches * window_gib * ranks,
         "windows": windows * 16 / GIB * ranks,
-        "training step": step_gib,
-        "optimizer on the host": weights_gib * 2 + state_gib if levers.optimizer_state == "host" else 0.0,
-        "weights before and after training": 2 * weights_gib + state_gib,  # a fresh model, and the checkpoint it reads
+        "training step": step_gib * ranks,
+        "optimizer on the host": (weights_gib * 2 + state_gib) * ranks if levers.optimizer_state == "host" else 0.0,
+        # of the first rank a fresh model, and the checkpoint it reads; of the others what they move to their cards
+        "weights before and after training": weights_gib * (ranks + 1) + state_gib,
     }
     return dict(sorted(((name, gib) for name, gib in found.items() if gib), key=lambda item: -item[1]))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 log = logging.getLogger("vibench")
 ENOUGH, RECENT = 5, 50  # runs of a card before its measured peaks are believed; and the last ones that count
+SURE = 3  # runs of a backbone and a precision before another is refused by their pace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +40,9 @@ def remember(run: Measured) -> None:
     """Append a run; a cache that cannot be written is no reason for it to fail."""
     try:
         file().parent.mkdir(parents=True, exist_ok=True)
+        cut = file().exists() and file().read_bytes()[-1:] not in (b"", b"\n")  # by a full disk
         with file().open("a") as lines:
-            lines.write(json.dumps(asdict(run)) + "\n")
+            lines.write(("\n" if cut else "") + json.dumps(asdict(run)) + "\n")
     except OSError as error:
         log.warning(f"what this run took is not remembered: {error}")
 
@@ -48,13 +50,14 @@ def remember(run: Measured) -> None:
 def known(hardware: str) -> list[Measured]:
     """The last runs on that hardware, oldest first."""
     try:
-        lines = file().read_text().splitlines()
+        lines = file().read_text(errors="replace").splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
         try:
             run = Measured(**json.loads(line))
+            float(run.peak or 0), float(run.step or 0)
         except (ValueError, TypeError):
             continue
         if run.hardware == hardware:
@@ -66,6 +69,11 @@ def worst_peak(runs: list[Measured]) -> float | None:
     """The largest measured peak over its prediction; None before there are enough."""
     peaks = [run.peak for run in runs if run.peak is not None]
     return max(peaks) if len(peaks) >= ENOUGH else None
+
+
+def is_sure(runs: list[Measured], backbone: str, precision: str) -> bool:
+    """Whether enough runs of the same kind were timed to refuse one by them."""
+    return sum(run.step is not None and (run.backbone, run.precision) == (backbone, precision) for run in runs) >= SURE
 
 
 def pace(runs: list[Measured], backbone: str, precision: str) -> float | None:

@@ -60,16 +60,17 @@ def sharded(
 
 def replicated(blocks: list[Block], events: list[tuple[int, bool]]) -> tuple[list[Block], list[tuple[int, bool]]]:
     """Every card holds everything, and a bucket of gradients while they are summed: when a step has gone backward."""
-    number, found, forward = len(blocks), [], False
+    number, found, backward = len(blocks), [], False
     for event in events:
-        block = blocks[event[0]]
-        if event[1] and forward and block.phase == "optimizer":
+        block, comes = blocks[event[0]], event[1]
+        if backward and (block.phase == "optimizer" if comes else block.gradient):
             found += [(number, True), (number, False)]
-        if event[1]:
-            forward = block.phase != "optimizer"
+            backward = False
+        elif comes:
+            backward = backward or block.gradient
         found.append(event)
-    gradients = sum(block.nbytes for block in blocks if block.gradient) // 2  # of two steps
-    return [*blocks, Block(min(gradients, BUCKET_BYTES), "gathered", "", 0)], found
+    small = [block.nbytes for block in blocks if block.gradient and block.nbytes < BUCKET_BYTES]  # others: in place
+    return [*blocks, Block(min(sum(small) // 2, BUCKET_BYTES), "gathered", "", 0)], found  # of two steps
 
 
 def _part(block: Block, kept: bool, devices: int) -> Block:

@@ -183,7 +183,9 @@ class _Planner:
         except RuntimeError as error:  # a layer that asks for numbers; one that is wrong will say so again
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             log.warning(f"MEMORY IS NOT PREDICTED: the model cannot be traced ({said})")
-            return levers, micro, None, []
+            tried = list(candidates(self.config, self.model))
+            fits = [one for one in tried if usable_gib is None or self._state_gib(one) <= usable_gib]
+            return (fits or tried[-1:])[0], micro, None, []
 
     def _try(self, levers: Levers, micro: int, usable_gib: float | None) -> tuple[Levers, int, Trace | None, list[str]]:
         if usable_gib is None:
@@ -192,7 +194,7 @@ class _Planner:
 
     def _search(self, usable_gib: float) -> tuple[Levers, int, Trace | None, list[str]]:
         rejected: list[str] = []
-        least: tuple[float, Levers, Trace] | None = None
+        least: tuple[float, Levers, Trace, int] | None = None
         for levers in candidates(self.config, self.model):
             name = _name(levers)
             if (state := self._state_gib(levers)) > usable_gib:
@@ -206,17 +208,18 @@ class _Planner:
             micro = self._largest(traced, levers, usable_gib)
             if micro is not None:
                 return levers, micro, traced, rejected
-            smallest = cuts(self.config)[0]
-            peak = self._peak(traced, levers, smallest)
-            rejected.append(f"{name}, micro-batch {smallest}: {gib(peak)} GiB")
+            # a whole batch has no old gradients beside the new ones, so the smallest part is not always the least
+            ends = (cuts(self.config)[0], cuts(self.config)[-1])
+            peak, micro = min((self._peak(traced, levers, size), size) for size in ends)
+            rejected.append(f"{name}, micro-batch {micro}: {gib(peak)} GiB")
             if least is None or peak < least[0]:
-                least = (peak, levers, traced)
+                least = (peak, levers, traced, micro)
         if least is None:
             leanest = min(candidates(self.config, self.model), key=self._state_gib)
             raise state_alone(self.config, self.model, self.parameters, self._state_gib(leanest), usable_gib, rejected)
-        peak, levers, traced = least
-        what = self._bill(traced, levers, smallest)
-        raise nothing_fits(self.config, peak, f"{_name(levers)}, micro-batch {smallest}", usable_gib, what, rejected)
+        peak, levers, traced, micro = least
+        what = self._bill(traced, levers, micro)
+        raise nothing_fits(self.config, peak, f"{_name(levers)}, micro-batch {micro}", usable_gib, what, rejected)
 
     def _largest(self, traced: Trace, levers: Levers, usable_gib: float) -> int | None:
         """The largest cut of the batch that fits, found by halving: less of it never takes more."""
@@ -267,6 +270,10 @@ class _Planner:
         capability = self.config.hardware.compute_capability
         if capability is None:
             return live_peak(blocks, events)[0] / GIB
+        if levers.sharding == "full":  # the test is one card's, of a whole model without the state of an optimizer
+            scored = [block.phase == "score" for block in blocks]
+            test = self.parameters * 4 + live_peak(blocks, [event for event in events if scored[event[0]]])[0]
+            return max(reserved_peak(blocks, events), test) / GIB + BLAS_MIB_HOPPER / 1024
         return reserved_peak(blocks, events) / GIB + (BLAS_MIB_HOPPER if capability >= 9 else BLAS_MIB) / 1024
 
     def _bill(self, traced: Trace, levers: Levers, micro: int) -> Bill:

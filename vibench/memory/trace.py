@@ -169,6 +169,7 @@ def rehearse(
                     measure=True,
                     check=lambda shares: begin("optimizer"),
                 )
+                observer.name_state(optimizer)
             begin("score")
             model.eval()
             with torch.no_grad(), autocast(precision, CPU):
@@ -178,10 +179,10 @@ def rehearse(
 
 
 def _metrics_bytes(model: Model) -> int:
-    """State of the metrics; made in earnest, since they copy it as fake tensors cannot be."""
+    """State of the metrics, and what to begin with again; made in earnest, as they copy it, and fakes cannot be."""
     with _disable_current_modes():
         metrics = [module for module in Scores(model).modules() if isinstance(module, Metric)]
-    return sum(state.nbytes for metric in metrics for state in metric._defaults.values() if isinstance(state, Tensor))
+    return 2 * sum(state.nbytes for m in metrics for state in m._defaults.values() if isinstance(state, Tensor))
 
 
 def live_peak(blocks: list[Block], events: list[tuple[int, bool]]) -> tuple[int, int]:

@@ -96,6 +96,9 @@ class Observer(TorchDispatchMode):
     def ignore(self, tensors: list[Tensor]) -> None:
         """Leave out what these tensors hold: it lies on the host."""
 
+    def name_state(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the state of an optimizer on the account of the layers whose weights it is of."""
+
     def finish(self) -> None:
         """Take no more note of anything."""
 
@@ -156,6 +159,12 @@ class Tracker(Observer):
             self._ignored.append(tensor.untyped_storage())
             self._living[self._ignored[-1]._cdata] = (-1, None)
 
+    def name_state(self, optimizer: torch.optim.Optimizer) -> None:
+        for weight, state in optimizer.state.items():
+            for tensor in state.values():
+                if isinstance(tensor, Tensor):
+                    self._block_of(tensor).layer = self._block_of(weight).layer
+
     def finish(self) -> None:
         self._done = True
 
@@ -170,7 +179,7 @@ class Tracker(Observer):
     def _see(self, tensor: Tensor, layer: str, phase: str) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self._living or not size:
+        if key in self._living or not size or self._done:
             return
         number = len(self.timeline.blocks)
         self.timeline.blocks.append(Block(size, phase, layer, self.part))

@@ -4,12 +4,15 @@ Every one of them has the whole batch on its host and takes its share of it to i
 without asking the others. Without a process group there is one rank, and nothing here costs anything.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from vibench.data.batch import Batch
 
+T = TypeVar("T")
 BUCKET_BYTES = 64 * 2**20  # of gradients that are summed at once
 
 
@@ -38,6 +41,8 @@ def own_share(batch: Batch) -> Batch:
     if ranks() == 1:
         return batch
     length = -(-len(batch) // ranks())
+    if len(batch) % ranks() == 0:
+        return batch.part(rank() * length, (rank() + 1) * length)
     rows = torch.arange(length) + rank() * length
     share = batch.take(rows.clamp(max=len(batch) - 1))
     for present in share.present.values():
@@ -47,18 +52,27 @@ def own_share(batch: Batch) -> Batch:
 
 @torch.no_grad()
 def sum_over_ranks(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its sum over all ranks, in buckets; all of one kind and device."""
-    if ranks() == 1 or not tensors:
+    """Replace each tensor by its sum over all ranks; all of one kind and device. Small ones are sent together."""
+    if ranks() == 1:
         return
     bucket: list[Tensor] = []
     for tensor in tensors:
-        bucket.append(tensor)
-        if sum(t.nbytes for t in bucket) >= BUCKET_BYTES or tensor is tensors[-1]:
-            flat = torch.cat([t.flatten() for t in bucket])
-            dist.all_reduce(flat)
-            for t, summed in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
-                t.copy_(summed.view_as(t))
+        if tensor.nbytes >= BUCKET_BYTES and tensor.is_contiguous():
+            dist.all_reduce(tensor)
+            continue
+        if bucket and sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET_BYTES:
+            _sum_together(bucket)
             bucket = []
+        bucket.append(tensor)
+    if bucket:
+        _sum_together(bucket)
+
+
+def _sum_together(tensors: list[Tensor]) -> None:
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(summed.view_as(tensor))
 
 
 def least_over_ranks(number: float, device: torch.device) -> float:
@@ -68,6 +82,15 @@ def least_over_ranks(number: float, device: torch.device) -> float:
     tensor = torch.tensor(number, dtype=torch.float64, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
     return float(tensor)
+
+
+def of_first(value: T) -> T:
+    """What the first rank has."""
+    if ranks() == 1:
+        return value
+    told = [value]
+    dist.broadcast_object_list(told)
+    return told[0]
 
 
 def union_over_ranks(found: set[int]) -> set[int]:
@@ -99,6 +122,9 @@ def shard(model: nn.Module, device: torch.device) -> None:
 
 
 def whole(value: object) -> object:
-    """A tensor that the ranks hold in parts, on this one's host; all of them must ask. Anything else as it is."""
+    """A tensor that the ranks hold in parts, on the first one's host; all must ask. Anything else as it is."""
     gathered = getattr(value, "full_tensor", None)
-    return gathered().cpu() if gathered is not None else value
+    if gathered is None:
+        return value
+    tensor = gathered()
+    return None if rank() else tensor.cpu()

@@ -84,7 +84,7 @@ class Scores(nn.Module):
         """Sums and counts of all ranks; the metrics ask for each other's states themselves."""
         if ranks() == 1:
             return
-        device = next(iter(self.metrics.buffers()), torch.zeros(())).device
+        device = next(module.device for module in self.modules() if isinstance(module, Metric))  # NCCL knows no host
         names = list(self.metrics)
         told = torch.tensor(
             [[self.sums[n], self.counts[n], self.samples[n]] for n in names], dtype=torch.float64, device=device

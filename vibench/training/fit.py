@@ -153,6 +153,7 @@ def fit(
         warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")  # the user's choice, data.split
         warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # the user's choice, training.freeze
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
+        warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")  # by a rank without labels
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the ranks have made it one already
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing is done to it in place
         trainer.fit(module, loader, validation)
