@@ -108,11 +108,15 @@ def test_a_run_that_is_too_short_to_be_timed_is_not_remembered(runs, memory, cac
     assert lines_of(memory) == before
 
 
-def test_a_run_that_cannot_end_at_the_measured_pace_is_refused(runs, cache, monkeypatch, capsys, tmp_path):
+def test_a_run_that_cannot_end_at_the_measured_pace_is_refused(runs, memory, cache, monkeypatch, capsys, tmp_path):
     """The data sheet alone lets it pass."""
     options = (f"data.cache_dir={cache}", "hardware.fp32_tflops=50", "hardware.bandwidth_gbs=5000")
     limit = ("hardware.slurm.time=00:00:02", "training.epochs=1000")
     monkeypatch.setattr(sys, "argv", ["vibench-plan", *TINY, *FAST[:3], *options, *limit])
+    monkeypatch.setenv("VIBENCH_CACHE", str(tmp_path / "three"))
+    (tmp_path / "three").mkdir()
+    line = (memory / "measured.jsonl").read_text().splitlines()[0]  # of a real run, three of which are enough
+    (tmp_path / "three" / "measured.jsonl").write_text(f"{line}\n" * 3)
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "at the pace of the runs measured there" in capsys.readouterr().out

@@ -158,7 +158,7 @@ def test_a_run_too_long_by_two_measured_ones_is_only_warned_of_and_by_three_refu
     assert took(within(config, "00:00:48")).run > 48
     assert "THIS RUN MAY NOT END: about 49 s" in caplog.text
     measure(3.0)
-    with pytest.raises(TimeFitError, match="new needs 49 s .*, at the pace of the runs measured there"):
+    with pytest.raises(TimeFitError, match=r"new needs 49 s .*, at the pace of the runs measured there"):
         took(within(config, "00:00:48"))
 
 
