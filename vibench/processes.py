@@ -164,7 +164,3 @@ def _leave(path: Path, content: Any) -> None:
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_bytes(pickle.dumps(content))
     unfinished.replace(path)
-
-
-if __name__ == "__main__":
-    main()

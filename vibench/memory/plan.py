@@ -46,7 +46,7 @@ class MemoryPlan:
         peak_gib: what the allocator of a device will reserve at most; None where nothing was traced.
         usable_gib: what a device offers; None where there is no card to plan for.
         components, layers: who holds it, in GiB, see :class:`Bill`.
-        timeline: component -> GiB alive at even distances in the second step, for a picture.
+        timeline: component -> GiB alive at even distances in two steps and a prediction, for a picture.
         host: what the run takes of the host's memory, in GiB, largest first.
         step_seconds, run_seconds: estimates; None where the rates of the hardware are not known.
         pace: what measured runs on that hardware took over their first estimates, and is in these; None before there
@@ -222,7 +222,7 @@ class _Planner:
         raise nothing_fits(self.config, peak, f"{_name(levers)}, micro-batch {micro}", usable_gib, what, rejected)
 
     def _largest(self, traced: Trace, levers: Levers, usable_gib: float) -> int | None:
-        """The largest cut of the batch that fits, found by halving: less of it never takes more."""
+        """The largest cut of the batch that fits, found by halving: of two parts, the smaller never takes more."""
         sizes = cuts(self.config)
         fits = None
         low, high = 0, len(sizes) - 1
@@ -321,7 +321,8 @@ def refit(
         f"THE CARD IS SHARED: {gib(free_gib)} GiB are free, the plan needs {gib(plan.peak_gib)}; "
         "planning anew, with the same global batch"
     )
-    return fit(config, n_channels=n_channels, n_classes=n_classes, windows=windows, usable_gib=free_gib)
+    margin = free_gib * config.hardware.usable_share  # of what is free, as of a whole card
+    return fit(config, n_channels=n_channels, n_classes=n_classes, windows=windows, usable_gib=margin)
 
 
 def _name(levers: Levers, *, all_of_it: bool = True) -> str:
