@@ -438,7 +438,8 @@ def test_where_less_is_free_the_same_batch_is_cut_smaller_and_that_is_said(alone
     less = refit(config, plan, 0.8 * plan.peak_gib, **SIZES, windows=WINDOWS)
     assert less.micro_batch < 256
     assert less.micro_batch * less.accumulation == 256
-    assert less.peak_gib <= 0.8 * plan.peak_gib == less.usable_gib
+    margin = config.hardware.usable_share  # what is not known of a whole card is not known of a part of it either
+    assert less.peak_gib <= 0.8 * plan.peak_gib * margin == pytest.approx(less.usable_gib)
     assert less.step_seconds > 0
     said = f"THE CARD IS SHARED: {gib(0.8 * plan.peak_gib)} GiB are free, the plan needs {gib(plan.peak_gib)}"
     assert said in caplog.text
@@ -446,7 +447,7 @@ def test_where_less_is_free_the_same_batch_is_cut_smaller_and_that_is_said(alone
 
 def test_where_too_little_is_free_the_run_is_refused(alone):
     config, plan = alone
-    with pytest.raises(MemoryFitError, match=r"rtx3090 offers 0\.02 GiB, the least that this experiment takes is"):
+    with pytest.raises(MemoryFitError, match=r"rtx3090 offers 0\.017 GiB, the least that this experiment takes is"):
         refit(config, plan, 0.02, **SIZES, windows=WINDOWS)
 
 
