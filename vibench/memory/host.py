@@ -10,10 +10,10 @@ from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import HardwareConfig
 from vibench.data.batch import blank_batch
 from vibench.errors import MemoryFitError
+from vibench.memory.device import GIB
 from vibench.memory.trace import Levers
 from vibench.model import targets
 
-GIB = 2**30
 PROCESS_GIB = 0.52  # Python, torch, Lightning and h5py (``benchmarks/host.py``)
 CUDA_GIB = 1.5  # libraries and context of CUDA in the host's memory: assumed, not measured
 WORKER_GIB = 0.1  # what a loading process does not share with the one it was forked from (``benchmarks/host.py``)

@@ -19,8 +19,9 @@ from vibench.errors import ConfigError
 from vibench.memory.allocator import reserved_peak
 from vibench.memory.bill import Bill, bill, timeline
 from vibench.memory.cards import usable
+from vibench.memory.device import GIB
 from vibench.memory.duration import UNKNOWN, Duration, duration
-from vibench.memory.host import GIB, host_bill
+from vibench.memory.host import host_bill
 from vibench.memory.levers import candidates, cuts, parts_of
 from vibench.memory.placement import placed, replicated, sharded
 from vibench.memory.refusal import gib, nothing_fits, state_alone
