@@ -43,6 +43,7 @@ bench: install  ## start-up, first step, loop, throughput and models, as ratios 
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/duration.py
+	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/host.py
 
 docs: install  ## docs/config.md, the config reference, from the schemas

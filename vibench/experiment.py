@@ -60,13 +60,15 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     data = build(config.data, targets(config))
     sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
     windows = {name: len(split) for name, split in data.splits.items()}
-    plan = plan_memory(config, **sizes, windows=windows)
-    if device.type == "cuda":
-        plan = refit(config, plan, least_over_ranks(free_gib(device), device), **sizes, windows=windows)
-    plan = of_first(plan)
-    check_host(config.hardware, plan.host)
-    if not rank():
+    free = least_over_ranks(free_gib(device), device) if device.type == "cuda" else None
+    plan = None
+    if not rank():  # for all of them
+        plan = plan_memory(config, **sizes, windows=windows)
+        if free is not None:
+            plan = refit(config, plan, free, **sizes, windows=windows)
+        check_host(config.hardware, plan.host)
         write_json(run_dir / "plan.json", plan.as_dict())
+    plan = of_first(plan)
     promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
     seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, **sizes)

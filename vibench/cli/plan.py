@@ -3,6 +3,7 @@
 Exit status: 0 it fits, 2 the experiment is wrong, or does not fit the hardware that was named.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -121,8 +122,6 @@ class _Planner:
         self.data, self.traces = survey(config.data, targets(config)), Traces()
 
     def plan(self, config: ExperimentConfig) -> dict[str, Any]:
-        import dataclasses
-
         from vibench.memory.device import as_found, choose_device
         from vibench.memory.host import check_host
         from vibench.memory.plan import fit

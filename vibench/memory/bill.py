@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from vibench.memory.device import GIB
-from vibench.memory.tracker import Block
+from vibench.memory.tracker import Block, lasting
 
 SHOWN = 12  # rows of layers
 POINTS = 240  # of a picture
@@ -48,7 +48,7 @@ def bill(blocks: list[Block], events: list[tuple[int, bool]]) -> Bill:
         else:
             del alive[number]
             live -= blocks[number].nbytes
-    kept = set(alive)  # to the end, see _kept
+    kept = set(alive)  # to the end: the state of the optimizer
     components: dict[str, int] = defaultdict(int)
     layers: dict[tuple[str, str], int] = defaultdict(int)
     for number in at_peak:
@@ -64,7 +64,7 @@ def bill(blocks: list[Block], events: list[tuple[int, bool]]) -> Bill:
 
 def timeline(blocks: list[Block], events: list[tuple[int, bool]]) -> dict[str, list[float]]:
     """Component -> GiB alive at ``POINTS`` moments from the first forward pass on; at each the most since the last."""
-    kept = _kept(events)
+    kept = lasting(events)
     begin = next((at for at, (number, _) in enumerate(events) if blocks[number].phase == "forward"), 0)
     live: dict[str, int] = defaultdict(int)
     total = 0
@@ -79,14 +79,6 @@ def timeline(blocks: list[Block], events: list[tuple[int, bool]]) -> dict[str, l
                 highest[point] = (total, dict(live))
     moments = [highest[point][1] for point in sorted(highest)]
     return {name: [moment.get(name, 0) / GIB for moment in moments] for name in live}
-
-
-def _kept(events: list[tuple[int, bool]]) -> set[int]:
-    """What is alive at the end: what the optimizer made and keeps is its state."""
-    alive: set[int] = set()
-    for number, comes in events:
-        (alive.add if comes else alive.discard)(number)
-    return alive
 
 
 def _component(block: Block, kept: bool) -> str:

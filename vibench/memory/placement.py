@@ -7,7 +7,7 @@ import dataclasses
 
 from torch import nn
 
-from vibench.memory.tracker import Block
+from vibench.memory.tracker import Block, lasting
 from vibench.step.ranks import BUCKET_BYTES
 
 INT8_GROUP, INT8_LEAST = 256, 4096  # weights that share a scale in 8 bits; a smaller tensor stays in fp32 (torchao)
@@ -22,7 +22,7 @@ def placed(blocks: list[Block], events: list[tuple[int, bool]], state: str) -> l
     """
     if state == "device":
         return blocks
-    kept = _kept(events)
+    kept = lasting(events)
     shrink = _in_int8 if state == "int8" else lambda nbytes: 0
     return [
         dataclasses.replace(block, nbytes=shrink(block.nbytes)) if _is_state(block, number in kept) else block
@@ -44,7 +44,7 @@ def sharded(
     Beside them lie whole, at most: weights and gradients outside of the blocks; the weights of one block and of the
     next, which is asked for while the one runs; those just received; the gradients of a block, and those being sent.
     """
-    kept = _kept(events)
+    kept = lasting(events)
     cut = [_part(block, number in kept, devices) for number, block in enumerate(blocks)]
     inside = [_bytes(block) for block in getattr(model.backbone, "blocks", ())]
     outside = _bytes(model) - sum(inside)
@@ -80,14 +80,6 @@ def _part(block: Block, kept: bool, devices: int) -> Block:
 
 def _is_state(block: Block, kept: bool) -> bool:
     return kept and block.phase == "optimizer" and not block.gradient
-
-
-def _kept(events: list[tuple[int, bool]]) -> set[int]:
-    """What is alive at the end."""
-    alive: set[int] = set()
-    for number, comes in events:
-        (alive.add if comes else alive.discard)(number)
-    return alive
 
 
 def _bytes(module: nn.Module) -> int:

@@ -67,6 +67,14 @@ class Timeline:
     events: list[tuple[int, bool]] = field(default_factory=list)
 
 
+def lasting(events: list[tuple[int, bool]]) -> set[int]:
+    """Numbers of the blocks that are alive at the end: what the optimizer made and keeps is its state."""
+    alive: set[int] = set()
+    for number, comes in events:
+        (alive.add if comes else alive.discard)(number)
+    return alive
+
+
 class Observer(TorchDispatchMode):
     """Watches operators, and is told what is going on.
 

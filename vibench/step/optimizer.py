@@ -85,7 +85,7 @@ class OnHost(torch.optim.Optimizer):
     def __init__(self, groups: Groups, make: Callable[[Groups], torch.optim.Optimizer]) -> None:
         self.inner = make([group | {"params": [_host_like(p) for p in group["params"]]} for group in groups])
         self._seen: dict[Tensor, int] = {}  # weight -> its version when the copy on the host was the same
-        super().__init__(groups, {key: value for key, value in self.inner.defaults.items() if key != "params"})
+        super().__init__(groups, self.inner.defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
