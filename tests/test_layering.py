@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vibench"
 ORDER = (
-    ("errors",),
+    ("errors", "signals"),
     ("config",),
     ("data",),
     ("layers",),
@@ -31,8 +31,8 @@ ORDER = (
     ("cli",),
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
-ONLY = {"config": {"config", "errors"}, "report": {"report", "errors"}}  # stricter than their rank
-QUICK = {"errors", "config", "report", "processes", "run", "cli"}
+ONLY = {"config": {"config", "errors"}, "report": {"report", "errors", "signals"}}  # stricter than their rank
+QUICK = {"errors", "signals", "config", "report", "processes", "run", "cli"}
 HEAVY = {"torch", "lightning", "torchmetrics", "numpy", "h5py", "scipy"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -6,18 +6,21 @@ import importlib.metadata
 import logging
 import math
 import platform
+import random
 import sys
+import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch import seed_everything
 
 from vibench.config.experiment import ExperimentConfig
 from vibench.data.audit import audit_start, entities_of
 from vibench.data.build import build
 from vibench.data.loader import Data
-from vibench.errors import VibenchError
+from vibench.errors import OutOfMemoryError, VibenchError, is_out_of_memory
 from vibench.memory.device import (
     as_found,
     choose_device,
@@ -28,22 +31,26 @@ from vibench.memory.device import (
     reset_peak,
 )
 from vibench.memory.host import check_host
+from vibench.memory.last_bill import last_bill
+from vibench.memory.levers import with_levers
 from vibench.memory.measured import Measured, remember
 from vibench.memory.plan import MemoryPlan, refit
 from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
 from vibench.report.plain import plain
 from vibench.report.proof import Evidence, prove
-from vibench.report.status import write_json
+from vibench.report.status import changes_of, note, write_json
 from vibench.step.ranks import least_over_ranks, leave, of_first, rank
-from vibench.training.checkpoints import load_weights, read_checkpoint
+from vibench.step.recovery import first_line, give_back
+from vibench.training.checkpoints import PREVIOUS, load_weights, read_checkpoint
 from vibench.training.evaluate import evaluate
 from vibench.training.fit import Fitted, fit, promised_steps
+from vibench.training.resume import resumed
 from vibench.training.start import start_from
 
 log = logging.getLogger("vibench")
 LARGE = 0.1  # part of a card that a run must take for its peak to say something of others: a small one is all workspace
-PACKAGES = ("vibench", "torch", "lightning", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
+PACKAGES = ("vibench", "torch", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
 
 
 def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
@@ -52,6 +59,33 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     Raises:
         VibenchError: ``started`` says whether training had begun.
     """
+    known: dict[str, Any] = {}
+    try:
+        return _train_and_prove(config, run_dir, known)
+    except Exception as error:
+        ours = isinstance(error, VibenchError)
+        if not (isinstance(error, OutOfMemoryError) or (not ours and is_out_of_memory(error))):
+            raise
+        said = str(error) if ours else f"out of memory in {_innermost(error)}: {first_line(error)}"
+        log.debug("out of memory", exc_info=True)
+    # out of the except block: the error is gone, and with it the model that its frames held
+    give_back(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    ended = OutOfMemoryError(f"{said}; {last_bill(config, **known)}")
+    ended.started = True
+    raise ended
+
+
+def _innermost(error: BaseException) -> str:
+    """The function of vibench that was at work."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "vibench" in frame.filename]
+    return f"{Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else "a library"
+
+
+def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """
+    Args:
+        known: filled with the plan and the sizes of the data as they become known.
+    """
     if not rank():
         write_json(run_dir / "env.json", environment())
     device = choose_device(config.hardware)
@@ -59,21 +93,23 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
     data = build(config.data, targets(config))
     sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
-    windows = {name: len(split) for name, split in data.splits.items()}
+    changes = of_first(changes_of(run_dir))
     free = least_over_ranks(free_gib(device), device) if device.type == "cuda" else None
     plan = None
     if not rank():  # for all of them
-        plan = plan_memory(config, **sizes, windows=windows)
-        if free is not None:
-            plan = refit(config, plan, free, **sizes, windows=windows)
-        check_host(config.hardware, plan.host)
-        write_json(run_dir / "plan.json", plan.as_dict())
+        plan = _plan(with_levers(config, changes), data, sizes, free, run_dir)
     plan = of_first(plan)
-    promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
-    seed_everything(config.seed, workers=True, verbose=False)
+    known |= {"plan": plan, "sizes": sizes}
+    promised = promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
+    seed_everything(config.seed)
     model = build_model(config, **sizes)
-    start = start_from(model, config, data.classes)
-    if start is not None:
+    resume = resumed(plain(config), data, run_dir)
+    if resume is not None and not rank():
+        text = f"went on from step {resume['vibench']['steps_done']} of {promised}"
+        log.info(text)
+        note(run_dir, {"kind": "resume", "step": resume["vibench"]["steps_done"], "text": text, "changes": {}})
+    start = resume["vibench"]["start"] if resume is not None else start_from(model, config, data.classes)
+    if start is not None and resume is None:
         audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
     if not rank():
         write_json(run_dir / "split.json", data.certificate)
@@ -81,11 +117,26 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     if rank():  # the weights are equal by now; what is drawn from here on is each one's own
         torch.manual_seed(config.seed + rank())
     seen: list[str] | None = entities_of(data.certificate, "train", "val")
-    if start is not None:  # what is not known stays unknown
-        seen = None if start["seen"] is None else sorted({*seen, *start["seen"]})
-    identity = {"config": plain(config), "classes": data.classes, "seen": seen} | sizes
+    for other in (start, resume and resume["vibench"]):
+        if other is not None:  # what is not known stays unknown
+            seen = None if other["seen"] is None or seen is None else sorted({*seen, *other["seen"]})
+    identity = {"config": plain(config), "classes": data.classes, "seen": seen, "start": start} | sizes
+    identity["data"] = data.fingerprint()
     try:
-        fitted = fit(model, data, config, plan, device=device, run_dir=run_dir, identity=identity)
+        fitted = fit(
+            model,
+            data,
+            config,
+            plan,
+            device=device,
+            run_dir=run_dir,
+            identity=identity,
+            resume=resume,
+            note=(lambda event: None) if rank() else partial(note, run_dir),
+            lr_scale=changes.get("lr_scale", 1.0),
+            nans=changes.get("nans", 0),
+        )
+        del resume
         first = not rank()
         leave()
         if not first:
@@ -93,11 +144,12 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         del model  # of a card's weights and state only the new model's remain
         gc.collect()
         _remember(config, plan, fitted, device)
-        results = _tested(config, data, plan, fitted, device, sizes)
+        results = _tested(config, data, plan, fitted, device, sizes, run_dir)
         _prove(config, data, fitted, results)
     except VibenchError as error:
         error.started = True
         raise
+    (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # there is nothing to go on with any more
     return {
         "results": results,
         "promised_steps": fitted.promised_steps,
@@ -116,13 +168,38 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     }
 
 
+def seed_everything(seed: int) -> None:
+    """Every generator that a model, or a user's part of it, may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _plan(config: ExperimentConfig, data: Data, sizes: dict[str, int], free: float | None, run_dir: Path) -> MemoryPlan:
+    """Made for the card, of which ``free`` GiB are free; written beside the results."""
+    windows = {name: len(split) for name, split in data.splits.items()}
+    plan = plan_memory(config, **sizes, windows=windows)
+    if free is not None:
+        plan = refit(config, plan, free, **sizes, windows=windows)
+    check_host(config.hardware, plan.host)
+    write_json(run_dir / "plan.json", plan.as_dict())
+    return plan
+
+
 def _tested(
-    config: ExperimentConfig, data: Data, plan: MemoryPlan, fitted: Fitted, device: torch.device, sizes: dict[str, int]
+    config: ExperimentConfig,
+    data: Data,
+    plan: MemoryPlan,
+    fitted: Fitted,
+    device: torch.device,
+    sizes: dict[str, int],
+    run_dir: Path,
 ) -> dict[str, Any]:
     """Read the checkpoint into a fresh model and test that."""
     fresh = build_model(config, **sizes)  # other weights, until the checkpoint's are read
     load_weights(fresh, read_checkpoint(fitted.checkpoint), fitted.checkpoint)
-    tested = evaluate(fresh, data, "test", plan, batch_size=config.training.global_batch_size, device=device)
+    size = config.training.global_batch_size
+    tested = evaluate(fresh, data, "test", plan, batch_size=size, device=device, note=partial(note, run_dir))
     return {
         name: dataclasses.asdict(tested[name])
         | {

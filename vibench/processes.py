@@ -4,6 +4,7 @@ Imports no torch: the processes do.
 """
 
 import logging
+import math
 import os
 import pickle
 import signal
@@ -17,10 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from vibench.config.experiment import ExperimentConfig
-from vibench.errors import VibenchError
+from vibench.errors import Restart, VibenchError
 from vibench.report.status import kind_of
+from vibench.signals import Stopped, heeded
 
 GRACE_S = 5  # seconds to end before a process is killed
+LAST_STEP_S = (
+    600  # seconds for the step that a stopped run is in, and its checkpoint; a second signal is not so patient
+)
 EVERY_S = 0.1
 LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # as Hydra writes it
 
@@ -34,21 +39,34 @@ def train_in_processes(config: ExperimentConfig, run_dir: Path) -> dict[str, Any
 
     Raises:
         RankError: one of them failed or was killed; the others have been ended.
+        Restart: one of them asks for it.
+        Stopped: by a signal, which they were told and had time to save after.
     """
     with tempfile.TemporaryDirectory(prefix="vibench-") as folder:
         meeting = Path(folder)  # on this machine's own disk, where they meet and leave what they found
         running = [_start(config, run_dir, meeting, rank) for rank in range(config.hardware.gpus)]
         try:
-            while any(process.poll() is None for process in running):
-                if any(process.poll() for process in running):
-                    break
-                time.sleep(EVERY_S)
+            _wait(running)
+        except Stopped as stopped:
+            for process in running:
+                process.send_signal(stopped.number)
+            _wait(running, LAST_STEP_S)
+            raise
         finally:
             died = [process.poll() for process in running]  # before the others are ended
             _end(running)
         if any(died):
             raise _failure(died, meeting, run_dir)
         return pickle.loads((meeting / "result").read_bytes())
+
+
+def _wait(running: "list[subprocess.Popen[bytes]]", seconds: float = math.inf) -> None:
+    """Until all have ended, or one has failed."""
+    deadline = time.monotonic() + seconds
+    while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+        if any(process.poll() for process in running):
+            return
+        time.sleep(EVERY_S)
 
 
 def _start(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) -> "subprocess.Popen[bytes]":
@@ -89,7 +107,7 @@ def _end(running: "list[subprocess.Popen[bytes]]") -> None:
             process.stdin.close()
 
 
-def _failure(died: list[int | None], meeting: Path, run_dir: Path) -> RankError:
+def _failure(died: list[int | None], meeting: Path, run_dir: Path) -> VibenchError:
     """What was raised first; the others fail after it, since they wait for a process that is gone."""
     told = sorted(meeting.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
     killed = [rank for rank, code in enumerate(died) if code is not None and code < 0]
@@ -97,7 +115,9 @@ def _failure(died: list[int | None], meeting: Path, run_dir: Path) -> RankError:
         number = signal.Signals(-died[killed[0]]).name
         error = RankError(f"the process of rank {killed[0]} was killed by {number}, the others were ended")
     elif told:
-        kind, text, started = pickle.loads(told[0].read_bytes())
+        kind, text, started, order = pickle.loads(told[0].read_bytes())
+        if order is not None:
+            return Restart(text, kind=kind, **order)
         error = RankError(text if told[0].name == "error0" else f"rank {told[0].name.removeprefix('error')}: {text}")
         error.kind, error.started = kind, started
         return error
@@ -114,10 +134,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format=LINE, handlers=handlers)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        result = _train(config, run_dir, meeting, rank)
+        with heeded():
+            result = _train(config, run_dir, meeting, rank)
     except BaseException as error:
-        _leave(meeting / f"error{rank}", (kind_of(error), _text(error), getattr(error, "started", True)))
-        if not isinstance(error, VibenchError):
+        order = {"changes": error.changes, "step": error.step} if isinstance(error, Restart) else None
+        _leave(meeting / f"error{rank}", (kind_of(error), _text(error), getattr(error, "started", True), order))
+        if not isinstance(error, (VibenchError, Stopped)):
             traceback.print_exc()
         _exit(1)
     if rank == 0:
@@ -157,7 +179,7 @@ def _train(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) ->
 
 
 def _text(error: BaseException) -> str:
-    return str(error) if isinstance(error, VibenchError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, (VibenchError, Stopped)) else f"{type(error).__name__}: {error}"
 
 
 def _leave(path: Path, content: Any) -> None:

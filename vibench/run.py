@@ -1,4 +1,4 @@
-"""One run: from a checked config to a proven result in a directory of its own.
+"""One run: from a checked config to a proven result in a directory of its own, however often it is begun again.
 
 Imports no torch before the directory is claimed, so that a run that is stopped while it starts has a status, too.
 """
@@ -6,49 +6,59 @@ Imports no torch before the directory is claimed, so that a run that is stopped 
 import json
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import yaml
-
+from vibench.config import frozen
 from vibench.config.experiment import ExperimentConfig
+from vibench.errors import ConfigError, Restart
 from vibench.processes import train_in_processes
 from vibench.report.plain import plain
-from vibench.report.status import Stopped, recorded
+from vibench.report.status import note, read_status, recorded
 from vibench.report.table import print_result
+from vibench.signals import heeded
 
 log = logging.getLogger("vibench")
+RESET = {  # what an event has changed and a user can: key -> what the event called it, its value for a fresh start
+    "training.lr": ("lr_scale", 1.0),
+    "training.micro_batch": ("micro_batch", "auto"),
+    "training.accumulation": ("micro_batch", "auto"),
+    "training.checkpointing": ("checkpointing", "auto"),
+    "training.optimizer_state": ("optimizer_state", "auto"),
+}
 
 
-def run_experiment(config: ExperimentConfig, run_dir: str | Path) -> dict[str, Any]:
+def run_experiment(
+    config: ExperimentConfig, run_dir: str | Path, *, may_change: bool = False, take_over: bool = False
+) -> dict[str, Any]:
     """Run an experiment and return what ``status.json`` holds at its end.
+
+    Where the directory holds a run that was begun and not completed, it goes on from its last good checkpoint.
+
+    Args:
+        may_change: the config may be another than that with which the run began.
+        take_over: another machine, which the status says is at the run, is down.
 
     Raises:
         VibenchError: with ``started`` false, nothing was trained; else the run failed.
-        Stopped: Ctrl-C or SIGTERM.
+        Stopped: Ctrl-C, SIGTERM or SIGUSR2.
     """
-    run_dir, began = Path(run_dir), time.time()
+    run_dir, began = Path(run_dir), time.monotonic()
     facts = {"seed": config.seed, "hardware": config.hardware.name}
-    with _signals() as ignore_signals:
-        with recorded(run_dir, facts) as prove:
-            (run_dir / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
-            if sys.platform == "linux":  # segments that grow leave no gaps; before torch reads it
-                os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-
-            if config.hardware.gpus > 1:
-                result = train_in_processes(config, run_dir)
-            else:
-                from vibench.experiment import train_and_prove  # torch and lightning from here on
-
-                result = train_and_prove(config, run_dir)
+    changed = changes(config, run_dir)
+    if changed and not may_change:
+        raise ConfigError(refusal(changed, run_dir))
+    with heeded() as ignore_signals:
+        with recorded(run_dir, facts, take_over=take_over) as prove:
+            if changed:
+                note(run_dir, _event(changed))
+            if changed or not has_begun(run_dir):
+                frozen.freeze(plain(config), run_dir)
+            result = _train(config, run_dir)
             ignore_signals()  # what is proven is not stopped any more
-            prove(result | {"seconds": time.time() - began})
+            prove(result | {"seconds": time.monotonic() - began})
         status = json.loads((run_dir / "status.json").read_text())
         try:
             print_result(status, str(run_dir))
@@ -57,22 +67,45 @@ def run_experiment(config: ExperimentConfig, run_dir: str | Path) -> dict[str, A
     return status
 
 
-@contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM end the run as ``cancelled``, whatever library is at work, until the given call is made."""
-    heed = True
+def has_begun(run_dir: Path) -> bool:
+    """Whether there is anything to go on from."""
+    return any((run_dir / "checkpoints").glob("*.ckpt")) and (run_dir / frozen.FILE).exists()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if heed:
-            raise Stopped(number)
 
-    def ignore() -> None:
-        nonlocal heed
-        heed = False
+def changes(config: ExperimentConfig, run_dir: Path) -> list[str]:
+    """What differs from the config with which the run in that directory began, if one can go on there."""
+    if not has_begun(run_dir) or read_status(run_dir)["state"] in ("running", "completed"):
+        return []
+    return list(frozen.differences(frozen.read(run_dir), plain(config)))
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ignore
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+def refusal(changed: list[str], run_dir: Path) -> list[str]:
+    """Every change, and what can be done."""
+    keys = " ".join(f"{key}={value.rpartition(' -> ')[2]}" for key, value in (text.split(": ", 1) for text in changed))
+    remedy = f"vibench-resume {run_dir} {keys} goes on with it, another hydra.run.dir begins anew"
+    return [f"hydra.run.dir={run_dir} holds a run that was begun with another config: {', '.join(changed)}; {remedy}"]
+
+
+def _event(changed: list[str]) -> dict[str, Any]:
+    keys = [text.partition(": ")[0] for text in changed]
+    fresh = dict(RESET[key] for key in keys if key in RESET)
+    return {"kind": "config", "step": None, "text": f"config changed: {', '.join(changed)}", "changes": fresh}
+
+
+def _train(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
+    """Train, also again and in another way, where something asks for it from its last checkpoint."""
+    if sys.platform == "linux":  # segments that grow leave no gaps; before torch reads it
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    while True:
+        try:
+            if config.hardware.gpus > 1:
+                return train_in_processes(config, run_dir)
+            from vibench.experiment import train_and_prove  # torch from here on
+
+            return train_and_prove(config, run_dir)
+        except Restart as order:
+            told = ", ".join(f"{name}={value}" for name, value in order.changes.items())
+            text = f"{order}: from the last checkpoint with {told}"
+            event = {"kind": order.kind.lower(), "step": order.step, "text": text, "changes": order.changes}
+        log.warning(f"STARTED AGAIN: {text}")
+        note(run_dir, event)

@@ -1,6 +1,6 @@
 """``vibench-train``: compose, refuse or run. Imports no torch: a wrong configuration is reported in under a second.
 
-Exit status: 0 the run is complete and proven, 1 it failed, 2 nothing was started, 130 or 143 it was stopped.
+Exit status: 0 the run is complete and proven, 1 it failed, 2 nothing was started, 75, 130 or 143 it was stopped.
 """
 
 import importlib.metadata
@@ -21,9 +21,9 @@ from vibench.config.compose import complaints_about, complaints_about_sweep, com
 from vibench.config.describe import describe, options
 from vibench.config.resolve import resolve
 from vibench.errors import ConfigError, VibenchError
-from vibench.report.status import Stopped
 from vibench.report.table import print_sweep
-from vibench.run import run_experiment
+from vibench.run import changes, has_begun, refusal, run_experiment
+from vibench.signals import Stopped
 
 HELP = """vibench-train: train one experiment, test it, and prove the result
 
@@ -34,6 +34,7 @@ usage: vibench-train [GROUP=OPTION ...] [KEY=VALUE ...]
   vibench-train data=cwru data.store=cwru.h5           real bearings, prepared by vibench-data
   vibench-train -m backbone=dlinear,patchtst seed=0,1  every combination, and one table
   vibench-train backbone=dlinear --cfg job             show the composed experiment and stop
+  vibench-train hydra.run.dir=RUN ...                  the same line again goes on with a run that was stopped
 
 groups (GROUP=OPTION)
 {groups}
@@ -88,9 +89,14 @@ def main() -> None:
             return
         refuse([f"the run directory cannot be made: {error}; name another hydra.run.dir"])
     except (Stopped, KeyboardInterrupt) as stopped:
-        print(f"vibench-train: {str(stopped) or 'interrupted'}", file=sys.stderr)
-        sys.exit(getattr(stopped, "code", 130))
+        end(stopped)
     finish()
+
+
+def end(stopped: BaseException, command: str = "vibench-train") -> None:
+    """Say by what the run was stopped, and leave with the status of that."""
+    print(f"{command}: {str(stopped) or 'interrupted'}", file=sys.stderr)
+    sys.exit(getattr(stopped, "code", 130))
 
 
 def finish() -> None:
@@ -117,6 +123,11 @@ def check(arguments: list[str]) -> None:
     complaints = complaints_about_sweep if asked.multirun else complaints_about
     if found := complaints(asked.overrides, asked.config_dir):
         raise ConfigError(found)
+    named = [text.partition("=")[2] for text in asked.overrides if text.startswith("hydra.run.dir=")]
+    if named and not asked.multirun and has_begun(Path(named[-1])):  # before Hydra writes there
+        config = resolve(compose_all(asked.overrides, asked.config_dir)[0])
+        if changed := changes(config, Path(named[-1])):
+            raise ConfigError(refusal(changed, Path(named[-1])))
 
 
 def show_help(overrides: list[str]) -> None:
@@ -127,12 +138,12 @@ def show_help(overrides: list[str]) -> None:
     print(HELP.format(groups=groups, config=OmegaConf.to_yaml(cfg)))
 
 
-def refuse(complaints: list[str]) -> None:
+def refuse(complaints: list[str], command: str = "vibench-train") -> None:
     """Say everything that is wrong and leave with status 2."""
     if len(complaints) == 1:
-        print(f"vibench-train: {complaints[0]}", file=sys.stderr)
+        print(f"{command}: {complaints[0]}", file=sys.stderr)
     else:
-        print(f"vibench-train: {len(complaints)} errors, nothing was started", file=sys.stderr)
+        print(f"{command}: {len(complaints)} errors, nothing was started", file=sys.stderr)
         for complaint in complaints:
             print(f"  {complaint}", file=sys.stderr)
     sys.exit(2)

@@ -63,6 +63,25 @@ def compose_all(overrides: list[str], config_dir: str | None = None) -> tuple[Di
     Returns:
         the config (None where even the groups cannot be composed) and the complaints.
     """
+    parsed, complaints = _parsed(overrides)
+    cfg = _compose_choices([o for o in parsed if o.key_or_group in GROUPS], config_dir, complaints)
+    if cfg is not None:
+        complaints += _set(cfg, [o for o in parsed if o.key_or_group not in GROUPS or o.is_delete()])
+    return cfg, complaints
+
+
+def apply(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """Set values in a config that is composed already; everything that is wrong with the overrides."""
+    parsed, complaints = _parsed(overrides)
+    chosen = [override for override in parsed if override.key_or_group in GROUPS]
+    complaints += [
+        f"{o.input_line} cannot be chosen anew: the run has begun; change values, or begin another" for o in chosen
+    ]
+    return complaints + _set(cfg, [override for override in parsed if override not in chosen])
+
+
+def _parsed(overrides: list[str]) -> tuple[list[Override], list[str]]:
+    """Those that can be read and are ours, and what is wrong with the others."""
     parsed: list[Override] = []
     complaints: list[str] = []
     for text in overrides:
@@ -75,14 +94,18 @@ def compose_all(overrides: list[str], config_dir: str | None = None) -> tuple[Di
             complaints.append(sweep_without_m(override))
         elif not override.key_or_group.startswith("hydra"):
             parsed.append(override)
-    cfg = _compose_choices([o for o in parsed if o.key_or_group in GROUPS], config_dir, complaints)
-    for override in parsed if cfg is not None else []:
-        if override.key_or_group not in GROUPS or override.is_delete():
-            try:
-                ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
-            except (HydraException, OmegaConfBaseException) as error:
-                complaints.append(describe(error, override.input_line))
-    return cfg, complaints
+    return parsed, complaints
+
+
+def _set(cfg: DictConfig, overrides: list[Override]) -> list[str]:
+    """Set one value after the other, by Hydra's own function; what is wrong with them."""
+    complaints = []
+    for override in overrides:
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
+        except (HydraException, OmegaConfBaseException) as error:
+            complaints.append(describe(error, override.input_line))
+    return complaints
 
 
 def _compose_choices(choices: list[Override], config_dir: str | None, complaints: list[str]) -> DictConfig | None:

@@ -74,6 +74,21 @@ class TaskWeights(Enum):
     learned = "learned"  # by each task's uncertainty, Kendall et al. 2018, https://arxiv.org/abs/1705.07115
 
 
+class OnNan(Enum):
+    """What is done with a step whose loss or gradient is not a finite number; no weight is ever changed by it."""
+
+    stop = "stop"  # the run fails, and says which windows and which layer it was
+    skip = "skip"  # the step is left out
+    rewind = "rewind"  # back to the last checkpoint, on with half the learning rate
+
+
+class OnGrowth(Enum):
+    """What is done where memory grows from epoch to epoch and will be exhausted before the end."""
+
+    stop = "stop"  # the run fails, and says what grows; a resumed one begins with as little as a new one
+    go_on = "go_on"  # that is said, and the run goes on
+
+
 PARTS = ("embedding", "backbone", "tasks")  # of a model
 
 
@@ -135,6 +150,10 @@ class TrainingConfig:
     warmup_steps: int = setting("steps over which the learning rate rises from zero", low=0)
     monitor: str | None = setting("TASK/METRIC or loss of the validation that picks the best checkpoint; null: none")
     patience: int | None = setting("validations without a better monitor before training stops; null: never", low=1)
+    save_every_s: float = setting("seconds between two checkpoints within an epoch; one is saved after each", above=0)
+    on_nan: OnNan = setting("stop, skip or rewind: what is done with a step that is not a finite number")
+    nan_limit: int = setting("steps that are skipped, or times that are rewound, before the run fails", low=1)
+    on_growth: OnGrowth = setting("stop or go_on where memory grows and will not last to the end")
     task_order: TaskOrder = setting("joint, alternating (one task a step) or sequential (one after another)")
     task_weights: TaskWeights = setting("fixed (task.NAME.weight) or learned (each task's uncertainty)")
     init_from: str | None = setting("directory of a completed run, or a checkpoint, to start from; null: fresh weights")

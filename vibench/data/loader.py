@@ -1,5 +1,6 @@
 """Audited splits, and the batches of one in the order of a seed."""
 
+import hashlib
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,27 +46,47 @@ class Data:
             pin_memory=pin,
         )
 
+    def fingerprint(self) -> str:
+        """Of what is learned from: recordings, entities, labels and windows of every split; of no sample."""
+        digest = hashlib.sha256(repr((self.n_channels, self.classes)).encode())
+        for name, split in self.splits.items():
+            used = [(r.id, r.entity, r.label, r.rul_s, r.rate_hz, r.length) for r in split.recordings]
+            digest.update(repr((name, split.window, used)).encode())
+            digest.update(split.places.tobytes())
+            digest.update(split.unlabelled.tobytes())
+        return digest.hexdigest()
+
+    def names(self, split: str, loader: DataLoader[Batch], epoch: int, number: int) -> list[str]:
+        """Of the windows of one batch of a shuffled loader: its pass and its number there, both from 0."""
+        size = loader.batch_size
+        rows = loader.sampler.order(epoch)[number * size : (number + 1) * size]
+        return [self.splits[split].name(row) for row in rows.tolist()]
+
 
 class EpochShuffle(Sampler[int]):
     """Another order in every pass, each drawn from the seed and the number of the pass alone."""
 
     def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+        self.length, self.seed, self.epoch, self.done = length, seed, 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning says before every pass which it is."""
-        self.epoch = epoch
+    def begin(self, epoch: int, done: int) -> None:
+        """Say which pass comes next, and how many of its windows were seen before."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        self.epoch += 1
-        return iter(order.tolist())
+        order, done = self.order(self.epoch), self.done
+        self.epoch, self.done = self.epoch + 1, 0
+        return iter(order[done:].tolist())
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Numbers of the windows in the order of that pass, from 0."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.length)
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C is the training process's affair; it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """They are the training process's affair, which ends its workers; SLURM and a terminal tell those as well."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

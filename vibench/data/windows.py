@@ -67,6 +67,11 @@ class Windows(Dataset):
     def __len__(self) -> int:
         return len(self.places)
 
+    def name(self, index: int) -> str:
+        """Of a window: its recording, and its samples there."""
+        number, start = self.places[index].tolist()
+        return f"{self.recordings[number].id}[{start}:{start + self.window}]"
+
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 

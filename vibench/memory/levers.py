@@ -1,7 +1,9 @@
 """What may be tried to make an experiment fit, cheapest first. What was asked for is not changed."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +34,18 @@ def candidates(config: ExperimentConfig, model: nn.Module) -> Iterator[Levers]:
                 optimizer_state=state,
                 sharding=sharding,
             )
+
+
+def with_levers(config: ExperimentConfig, changes: dict[str, Any]) -> ExperimentConfig:
+    """The experiment with the levers that a run had to pull, as if they had been asked for."""
+    training = config.training
+    if (micro := changes.get("micro_batch", "auto")) != "auto":
+        training = dataclasses.replace(training, micro_batch=micro, accumulation="auto")
+    if (kept := changes.get("checkpointing", "auto")) != "auto":
+        training = dataclasses.replace(training, checkpointing=Checkpointing[kept])
+    if (state := changes.get("optimizer_state", "auto")) != "auto":
+        training = dataclasses.replace(training, optimizer_state=OptimizerState[state])
+    return dataclasses.replace(config, training=training)
 
 
 def precision_of(config: ExperimentConfig) -> Precision:

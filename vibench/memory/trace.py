@@ -161,14 +161,9 @@ def rehearse(
         with observer.named(model):
             for _ in range(steps):
                 begin("forward")
-                step(
-                    host[2 * micro_batch],
-                    optimizer,
-                    weighing.factors(),
-                    micro_batch=micro_batch,
-                    measure=True,
-                    check=lambda shares: begin("optimizer"),
-                )
+                shares = step.gradient(host[2 * micro_batch], weighing.factors(), micro_batch=micro_batch, measure=True)
+                begin("optimizer")
+                step.update(optimizer, shares, lambda *_: True)
                 observer.name_state(optimizer)
             begin("score")
             model.eval()

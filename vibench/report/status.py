@@ -1,56 +1,52 @@
 """The state of one run on disk. Only evidence makes a run complete; silence never does."""
 
+import errno
+import fcntl
 import json
+import logging
 import os
-import signal
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vibench.errors import ConfigError, UnprovenError, VibenchError
+from vibench.errors import ConfigError, OutputError, UnprovenError, VibenchError, is_out_of_memory
+from vibench.signals import TRY_AGAIN, Stopped
 
+log = logging.getLogger("vibench")
 LAST_LINES = 12
 ROOM = 4096  # bytes, a block of most file systems
 KEYS = {"state", "host", "pid", "process_started"}
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "alloc_failed")
+LOCK = ".lock"
 
 
-class Stopped(SystemExit):
-    """Ctrl-C or SIGTERM: not a failure of the run, and never swallowed as an Exception. The exit status is the shell's.
-
-    Args:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.number = number
-
-    def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.number).name}"
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], *, whole: bool = False) -> None:
     """Write so that a reader sees the old file or the new one, never half of it.
 
     On a full disk there is no room for a new file beside the old one; then the old one is overwritten in the blocks
     it has, which is why it is padded.
+
+    Args:
+        whole: or not at all.
     """
     text = _padded(content)
     temporary = path.with_suffix(".tmp")
     try:
-        temporary.write_text(text)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
-        if not path.is_file():
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if whole or not path.is_file():
             raise
         room = max(path.stat().st_size, ROOM)
-        for heavy in ("last_lines", "results", "split"):  # as much of it as there is room for
+        for heavy in ("last_lines", "attempts", "results", "split"):  # as much of it as there is room for
             if len(text.encode()) > room:
                 content = {key: value for key, value in content.items() if key != heavy}
                 text = _padded(content)
@@ -65,41 +61,124 @@ def _padded(content: dict[str, Any]) -> str:
 
 
 @contextmanager
-def recorded(run_dir: Path, facts: dict[str, Any]) -> Iterator[Callable[..., None]]:
-    """Record a run in ``run_dir/status.json``: running, then completed, failed or cancelled.
+def recorded(run_dir: Path, facts: dict[str, Any], *, take_over: bool = False) -> Iterator[Callable[..., None]]:
+    """Record a run in ``run_dir/status.json``: running, then completed, failed, cancelled or preempted.
 
     ``with recorded(run_dir, facts) as prove``: the body has to call ``prove`` with the verified results. Leaving it
     without having done so is a failure, also when no exception was raised. The exception goes on to the caller, so
     the process, and with it SLURM, ends in failure too. A process that is killed leaves ``running`` behind, which
-    ``read_status`` turns into ``lost`` once there is no such process any more.
+    ``read_status`` turns into ``lost`` once there is no such process any more. What earlier attempts in the same
+    directory came to is kept under ``attempts``, what happened in them under ``events``.
+
+    Args:
+        facts: what else the status says from the beginning.
+        take_over: a run that another machine is at on paper is not: that machine is down.
 
     Raises:
-        ConfigError: the directory already holds a run.
+        ConfigError: the directory holds a run that is completed, or another process is at it.
     """
     path = run_dir / "status.json"
-    _claim(path)
-    status = {"state": "running"} | facts | _process() | {"started": time.time()}
-    write_json(path, status)
-    proof: dict[str, Any] = {}
-    try:
-        yield proof.update
-        if not proof:
-            raise UnprovenError("the run ended without verified results")
-    except BaseException as error:
-        write_json(path, status | _verdict(error) | {"finished": time.time()})
-        raise
-    write_json(path, status | proof | {"state": "completed", "finished": time.time()})
+    with _claimed(run_dir, take_over) as before:
+        attempts = before.get("attempts", [])
+        if "started" in before:
+            told = ("state", "kind", "error", "started", "finished", "host")
+            attempts = [*attempts, {key: before[key] for key in told if key in before}]
+        status = {"state": "running"} | facts | _process() | {"started": time.time()}
+        status |= {"attempts": attempts, "events": before.get("events", [])}
+        write_json(path, status)
+        proof: dict[str, Any] = {}
+        try:
+            yield proof.update
+            if not proof:
+                raise UnprovenError("the run ended without verified results")
+            _complete(path, status | proof)
+        except BaseException as error:
+            ended = {"events": events_of(run_dir), "finished": time.time()}
+            try:
+                write_json(path, status | _verdict(error) | ended)
+            except OSError as full:
+                log.error(f"{path} cannot be written: {full.strerror}; it says running, and will be read as lost")
+            raise
 
 
-def _claim(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _complete(path: Path, status: dict[str, Any]) -> None:
+    """
+    Raises:
+        OutputError: the result cannot be recorded, so it is none.
+    """
+    ended = {"state": "completed", "events": events_of(path.parent), "finished": time.time()}
     try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        state = read_status(path.parent)["state"]
+        write_json(path, status | ended, whole=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}, so the result is not recorded; make room, then "
+            f"vibench-resume {path.parent}"
+        ) from error
+
+
+def note(run_dir: Path, event: dict[str, Any]) -> None:
+    """Add an event to the status of a run: its kind, the optimizer step, a text, and what is done otherwise since."""
+    path = run_dir / "status.json"
+    try:
+        status = json.loads(path.read_text())
+        write_json(path, status | {"events": [*status.get("events", []), {"time": time.time()} | event]})
+    except (OSError, ValueError) as error:
+        log.warning(f"not noted in {path} ({error}): {event['text']}")
+
+
+def events_of(run_dir: Path) -> list[dict[str, Any]]:
+    """What happened to a run so far, oldest first."""
+    try:
+        return json.loads((run_dir / "status.json").read_text()).get("events", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def changes_of(run_dir: Path) -> dict[str, Any]:
+    """What events have changed for the rest of the run, the last word of each: micro_batch, lr_scale, ..."""
+    changes: dict[str, Any] = {}
+    for event in events_of(run_dir):
+        changes |= event.get("changes", {})
+    return changes
+
+
+@contextmanager
+def _claimed(run_dir: Path, take_over: bool) -> Iterator[dict[str, Any]]:
+    """Be the only process at a run, until the end of this one; what the status said before, empty for a new run.
+
+    The lock is the kernel's, so that no kill leaves it behind; it is not inherited by processes that load data.
+
+    Raises:
+        ConfigError: another process is at it, or the run is completed.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError(
+                    [f"hydra.run.dir={run_dir} holds a run that another process is at; name another directory"]
+                ) from None
+            log.warning(f"{run_dir} cannot be locked ({error.strerror}): nothing may be started there a second time")
+        yield _before(run_dir, take_over)
+
+
+def _before(run_dir: Path, take_over: bool) -> dict[str, Any]:
+    if not (run_dir / "status.json").exists():
+        return {}
+    before = read_status(run_dir)
+    elsewhere = before["state"] == "running" and before["host"] != socket.gethostname()
+    requeued = before.get("slurm_job") is not None and before["slurm_job"] == os.environ.get("SLURM_JOB_ID")
+    if elsewhere and (take_over or requeued):
+        return before | {"state": "lost"}
+    if before["state"] in ("completed", "running"):
+        where = f" on {before['host']}" if elsewhere else ""
+        down = f", or vibench-resume {run_dir} --take-over if that machine is down" if elsewhere else ""
         raise ConfigError(
-            [f"hydra.run.dir={path.parent} already holds a run ({state}); name another directory"]
-        ) from None
+            [f"hydra.run.dir={run_dir} already holds a run ({before['state']}{where}); name another directory{down}"]
+        )
+    return before
 
 
 def _process() -> dict[str, Any]:
@@ -122,8 +201,10 @@ def _process_start(pid: int) -> str | None:
 
 
 def _verdict(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, (Stopped, KeyboardInterrupt)):
-        return {"state": "cancelled", "error": str(error) or "interrupted"}
+    if isinstance(error, Stopped):
+        return {"state": "preempted" if error.code == TRY_AGAIN else "cancelled", "error": str(error)}
+    if isinstance(error, KeyboardInterrupt):
+        return {"state": "cancelled", "error": "interrupted"}
     lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
     said = f"{error}" if isinstance(error, VibenchError) else f"{type(error).__name__}: {error}"
     return {
@@ -138,10 +219,7 @@ def kind_of(error: BaseException) -> str:
     """What the verdicts call a failure."""
     if isinstance(error, VibenchError):
         return error.kind
-    text = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or "outofmemory" in text or any(mark in text for mark in OUT_OF_MEMORY):
-        return "MEMORY"
-    return "CRASH"
+    return "MEMORY" if is_out_of_memory(error) else "CRASH"
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from vibench.report.status import read_status
 
+SHOWN = 8  # events of a run
 WIDE = 200  # characters, where nobody's terminal says otherwise
 
 
@@ -108,6 +109,7 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
         steps += f", {status['skipped_steps']} without an update (fp16 overflow)"
     if status["start"]:
         lines.append(f"start    {', '.join(status['start']['parts'])} of {status['start']['checkpoint']}")
+    lines += [f"event    {line}" for line in events_in_words(status.get("events", []))]
     plan = status["plan"]
     if plan["peak_gib"] is not None:
         largest = ", ".join(f"{name} {gib:.2f}" for name, gib in plan["components"].items() if gib >= 0.005)
@@ -127,6 +129,13 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
         f"{device}, peak {status['peak_gib']:.2f} GiB",
         f"files    {run_dir}",
     ]
+
+
+def events_in_words(events: list[dict[str, Any]]) -> list[str]:
+    """A line for each of what happened to a run; of many, the last ones."""
+    told = [(f"step {e['step']}: " if e["step"] is not None else "") + e["text"] for e in events]
+    more = [f"({len(told) - SHOWN} more, see status.json)"] if len(told) > SHOWN else []
+    return more + told[-SHOWN:]
 
 
 def audit_line(split: dict[str, Any]) -> str:

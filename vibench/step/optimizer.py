@@ -61,6 +61,24 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float, factor: float) -> N
             group["lr"] = wanted
 
 
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put back the state of an optimizer, whole tensors; of weights that the ranks share, each takes its part."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+
+    def own_part(weight: Tensor, value: Any) -> Any:
+        if not isinstance(weight, DTensor) or not isinstance(value, Tensor) or value.shape != weight.shape:
+            return value
+        return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+
+    kept = {
+        number: {name: own_part(weights[number], value) for name, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": kept})
+
+
 def _eight_bit() -> type[torch.optim.Optimizer]:
     try:
         from torchao.optim import AdamW8bit

@@ -4,7 +4,7 @@ Every one of them has the whole batch on its host and takes its share of it to i
 without asking the others. Without a process group there is one rank, and nothing here costs anything.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -93,13 +93,37 @@ def of_first(value: T) -> T:
     return told[0]
 
 
+def each_rank(value: T) -> list[T]:
+    """What every rank has, in their order."""
+    if ranks() == 1:
+        return [value]
+    everywhere: list[Any] = [None] * ranks()
+    dist.all_gather_object(everywhere, value)
+    return everywhere
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether it is so on any of the ranks."""
+    if ranks() == 1:
+        return flag
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    told = torch.tensor(int(flag), device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return bool(told)
+
+
+def first_told(text: str | None) -> str | None:
+    """What the first rank that has something to say says; None where none has."""
+    if not any_rank(text is not None):
+        return None
+    said = each_rank(text)
+    number = next(number for number, one in enumerate(said) if one is not None)
+    return said[number] if ranks() == 1 else f"{said[number]} on rank {number}"
+
+
 def union_over_ranks(found: set[int]) -> set[int]:
     """What any of the ranks has found."""
-    if ranks() == 1:
-        return found
-    everywhere: list[set[int]] = [set() for _ in range(ranks())]
-    dist.all_gather_object(everywhere, found)
-    return set().union(*everywhere)
+    return found if ranks() == 1 else set().union(*each_rank(found))
 
 
 def shard(model: nn.Module, device: torch.device) -> None:

@@ -14,6 +14,8 @@ from vibench.step.precision import autocast
 from vibench.step.ranks import ranks, sum_over_ranks
 from vibench.step.task_weights import Weighing
 
+Check = Callable[[dict[str, Share], Tensor], bool]
+
 
 class Step:
     """Forward and backward in micro-batches, clipping, the optimizer, and gradients freed at once.
@@ -50,18 +52,24 @@ class Step:
         *,
         micro_batch: int,
         measure: bool,
-        check: Callable[[dict[str, Share]], None],
-    ) -> tuple[dict[str, Share], Tensor | None]:
-        """Train on one batch; what each task contributed, and the norm of the gradient where it is clipped.
+        check: Check,
+    ) -> tuple[dict[str, Share], Tensor]:
+        """Train on one batch; what each task contributed, and the norm of the gradient.
 
         Args:
             batch: on the host.
             factors: task -> weight, of the tasks that the step trains.
             micro_batch: windows at once on the device.
             measure: also the norms of the tasks' gradients.
-            check: called with the shares before any weight is changed.
+            check: called with the shares and the norm before any weight is changed; False leaves all as they are.
         """
-        shares = accumulate(
+        shares = self.gradient(batch, factors, micro_batch=micro_batch, measure=measure)
+        self.join(shares)
+        return shares, self.update(optimizer, shares, check)
+
+    def gradient(self, batch: Batch, factors: dict[str, float], *, micro_batch: int, measure: bool) -> dict[str, Share]:
+        """Add the gradient of a batch to the weights; what each task contributed, on this rank."""
+        return accumulate(
             self.model,
             batch,
             factors=factors,
@@ -71,24 +79,30 @@ class Step:
             scale=self._scale,
             measure=measure,
         )
-        self._sum(shares)
-        check(shares)
+
+    def update(self, optimizer: torch.optim.Optimizer, shares: dict[str, Share], check: Check) -> Tensor:
+        """Change the weights by their gradients, which are freed at once; the norm of the gradient.
+
+        Args:
+            check: see :meth:`__call__`. In fp16 a norm may be infinite: the scaler then leaves the weights as they are.
+        """
         if self.weighing.log_variance:
             told = {name: share.loss for name, share in shares.items() if share.samples}
             if (objective := self.weighing.objective(told)) is not None:
                 self.scaler.scale(objective).backward()
         self.scaler.unscale_(optimizer)
         norm = self._clip()
-        self.scaler.step(optimizer)
+        if check(shares, norm):
+            self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)  # at once: old gradients need not live through the next forward pass
-        return shares, norm
+        return norm
 
     def _scale(self, loss: Tensor) -> Tensor:
         """Against underflow, and against the mean that sharding takes over the ranks: the parts are to be summed."""
         return self.scaler.scale(loss * ranks() if self.sharded else loss)
 
-    def _sum(self, shares: dict[str, Share]) -> None:
+    def join(self, shares: dict[str, Share]) -> None:
         """What the ranks found of their shares of the batch, together; sharded gradients are summed already."""
         if ranks() == 1:
             return
@@ -102,8 +116,10 @@ class Step:
         else:
             sum_over_ranks([p.grad for p in self.model.parameters() if p.grad is not None])
 
-    def _clip(self) -> Tensor | None:
-        if self.config.clip_norm is None:
-            return None
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+    def _clip(self) -> Tensor:
+        """Norm of the gradient before it is clipped: without it, one that is not finite would reach the weights."""
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights])
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
         return norm.full_tensor() if self.sharded else norm

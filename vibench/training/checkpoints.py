@@ -1,48 +1,103 @@
-"""Checkpoints: whole or not there, and of plain types only."""
+"""Checkpoints: whole or not there, sealed by a checksum, and of plain types only."""
 
+import hashlib
+import logging
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 
 from vibench.errors import VibenchError
-from vibench.step.ranks import rank
+
+log = logging.getLogger("vibench")
+PIECE = 2**20  # bytes that are hashed at once
 
 
 class CheckpointError(VibenchError):
     """A checkpoint cannot be written or read, or is not of this model."""
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint and renames, so that a crash or a full disk leaves the old one.
+FORMAT = 1  # of what a run needs to go on; another is not read
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+SEAL = b"vibench sha256 "  # then the digest of all bytes before it, in hex: readers of zip files pass over it
+SEAL_BYTES = len(SEAL) + 64
 
-    Of several ranks the first writes; the others only help to put the weights together.
+
+class _Sealing:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path, *, previous: Path | None = None) -> None:
+    """Write beside the checkpoint, to the disk, and rename: a crash, a full disk, a power cut leaves the old one.
+
+    Args:
+        previous: where the old one is kept.
+
+    Raises:
+        CheckpointError: it cannot be written.
     """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if rank():
-            return
-        path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except Exception as error:
-            raise CheckpointError(f"{path} cannot be written: {_cause(error)}") from error
-        finally:
+        with temporary.open("wb") as file:
+            sealing = _Sealing(file)
+            torch.save(checkpoint, sealing)
+            file.write(SEAL + sealing.digest.hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be written: {_cause(error)}") from error
+    finally:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
-    def remove_checkpoint(self, path: str | Path) -> None:
-        if not rank():
-            super().remove_checkpoint(path)
+
+def _to_disk(folder: Path) -> None:
+    """The names of its files, too."""
+    with suppress(OSError):  # some file systems know no such thing
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def newest_good(folder: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest checkpoint of a run from which it can go on, and its file. Those that are damaged are named and
+    passed over; None where there is no good one.
+    """
+    found: list[tuple[dict[str, Any], Path]] = []
+    for name in (LAST, PREVIOUS, BEST):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            checkpoint = read_checkpoint(path, sealed=True)
+        except CheckpointError as error:
+            log.warning(f"{error}; looking for an older one")
+            continue
+        if name == LAST:
+            return checkpoint, path
+        found.append((checkpoint, path))
+    return max(found, key=lambda one: (one[0]["vibench"]["steps_done"], one[0]["vibench"]["epoch"]), default=None)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -69,17 +124,25 @@ def _load(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     """A checkpoint, on the CPU, without running any code that it might carry.
+
+    Args:
+        sealed: it must be one of this version of vibench, to the last byte, from which a run can go on.
 
     Raises:
         CheckpointError: missing, damaged, not a checkpoint, or of other than plain types.
     """
     try:
+        has_seal = _check_seal(path)
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not look at the checksums that torch.save wrote
+            damaged = None if has_seal else archive.testzip()  # torch.load does not look at torch.save's checksums
         if damaged:
             raise CheckpointError(f"{path} cannot be read as a checkpoint: {damaged} is damaged")
+        if sealed and not has_seal:
+            raise CheckpointError(
+                f"{path} cannot be read as a checkpoint: its end is missing, or vibench did not write it"
+            )
         checkpoint = _load(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds more than plain types") from error
@@ -89,7 +152,37 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds no state_dict of tensors")
+    told = checkpoint.get("vibench", {})
+    if sealed and told.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is of format {told.get('format')}, this vibench reads {FORMAT}"
+        )
     return checkpoint
+
+
+def _check_seal(path: Path) -> bool:
+    """Whether a file has a seal.
+
+    Raises:
+        CheckpointError: it has one, and it is broken.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(size - SEAL_BYTES, 0))
+        end = file.read()
+        if not end.startswith(SEAL) or len(end) != SEAL_BYTES:
+            return False
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - SEAL_BYTES
+        while left:
+            piece = file.read(min(left, PIECE))
+            if not piece:
+                break
+            digest.update(piece)
+            left -= len(piece)
+    if digest.hexdigest().encode() != end[len(SEAL) :]:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: it is damaged, its checksum is another")
+    return True
 
 
 def weights_of(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -1,31 +1,30 @@
 """Fit: from a model and audited data to checkpoints on disk."""
 
-import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.logger import Writer
 from vibench.config.training import TaskOrder
 from vibench.data.loader import Data
 from vibench.errors import ConfigError
+from vibench.memory.growth import Growth
 from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model, freeze
+from vibench.signals import deferred
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.ranks import rank, shard
-from vibench.training.checkpoints import AtomicCheckpointIO
-from vibench.training.module import TrainingModule, directions
+from vibench.training.checkpoints import BEST, LAST, load_weights
+from vibench.training.keeper import Keeper
+from vibench.training.loop import Loop
+from vibench.training.metrics_log import MetricsLog
 from vibench.training.pace import Pace
-from vibench.training.progress import ProgressLine
+from vibench.training.training import Note, Training, directions
+from vibench.training.watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,119 +103,88 @@ def fit(
     device: torch.device,
     run_dir: Path,
     identity: dict[str, Any],
+    resume: dict[str, Any] | None = None,
+    note: Note = lambda event: None,
+    lr_scale: float = 1.0,
+    nans: int = 0,
 ) -> Fitted:
     """Train a model; it and its last checkpoint end in the same state.
 
     Args:
         identity: plain types that say which model this is; kept in every checkpoint.
+        resume: a checkpoint of the same run, from which it goes on.
+        note: takes what happens to the run besides.
+        lr_scale, nans: of the learning rate, and the steps that were not finite, after a rewind.
+
+    Raises:
+        Stopped: as was asked for by a signal, after a checkpoint.
+        VibenchError: it cannot go on; the last checkpoint is there.
     """
     if device.type == "cpu":
         keep_freed_memory()
     training = config.training
     freeze(model, training.freeze)
     checkpoint_blocks(model.backbone, plan.checkpointing)
+    if resume is not None:
+        load_weights(model, resume, run_dir / "checkpoints")
     if plan.sharding == "full":
         shard(model, device)
+    else:
+        model.to(device)
     loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
     validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None
-    promised = promised_steps(data, config)
-    module = TrainingModule(
+    known = {} if resume is None else resume["vibench"]
+    log = None
+    if not rank():
+        board = run_dir / "tensorboard" if config.logger.writer is Writer.tensorboard else None
+        rows, done = known.get("log_rows", 0), known.get("steps_done", 0)
+        log = MetricsLog(run_dir / "metrics.csv", rows=rows, tensorboard=board, step=done)
+    state = Training(
         model,
         config.task,
         training,
         plan,
-        total_steps=promised,
+        device=device,
+        total_steps=promised_steps(data, config),
+        per_epoch=len(loader),
         log_every=config.logger.every_n_steps,
-        identity=identity,
+        write=lambda values: log.write(values, state.steps_done) if log is not None else None,
+        windows=lambda epoch, number: data.names("train", loader, epoch, number),
+        note=note,
+        lr_scale=lr_scale,
+        nans=nans,
     )
-    monitor = f"val/{training.monitor}" if training.monitor else None
-    watch = _watch(config, monitor, run_dir / "checkpoints")
-    pace = Pace(promised)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=[device.index or 0] if device.type == "cuda" else 1,  # of this rank; the others are processes of ours
-        max_epochs=training.epochs,
-        logger=False if rank() else _loggers(config, run_dir),
-        callbacks=[*([] if rank() else [ProgressLine(promised, monitor)]), pace, *watch],
-        plugins=[LightningEnvironment(), AtomicCheckpointIO()],
-        default_root_dir=run_dir,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,  # of no effect: the module writes to its loggers itself
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the user's choice, data.workers
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run directory is ours alone
-        warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")  # the user's choice, data.split
-        warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # the user's choice, training.freeze
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
-        warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")  # by a rank without labels
-        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # the ranks have made it one already
-        warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing is done to it in place
-        trainer.fit(module, loader, validation)
-    stopped = any(isinstance(c, EarlyStopping) and c.stopped_epoch for c in watch)
-    reason = f"{monitor} no better for {training.patience} validations" if stopped else None
-    best = run_dir / "checkpoints" / "best.ckpt"
+    if resume is not None:
+        state.load(resume)
+    pace = Pace(state.total_steps)
+    with deferred():
+        Loop(
+            state,
+            loader,
+            validation,
+            pace=pace,
+            keeper=Keeper(state, run_dir / "checkpoints", identity, log, training.save_every_s),
+            watch=_watch(config, state.best),
+            growth=Growth(device, plan.usable_gib, config.hardware.ram_gib),
+        ).run()
+    if log is not None:
+        log.close()
     return Fitted(
-        promised_steps=promised,
-        steps=module.steps_done,
-        skipped_steps=module.skipped_steps,
-        early_stop=reason if module.steps_done < promised else None,
-        checkpoint=best if monitor else run_dir / "checkpoints" / "last.ckpt",
-        labels_seen=module.labels_seen,
-        task_weights=module.weighing.factors(),
+        promised_steps=state.total_steps,
+        steps=state.steps_done,
+        skipped_steps=state.skipped_steps,
+        early_stop=state.best["early_stop"] if state.steps_done < state.total_steps else None,
+        checkpoint=run_dir / "checkpoints" / (BEST if training.monitor else LAST),
+        labels_seen=state.labels_seen,
+        task_weights=state.weighing.factors(),
         step_seconds=pace.seconds,
     )
 
 
-def _watch(config: ExperimentConfig, monitor: str | None, folder: Path) -> list[Callback]:
-    """The last checkpoint after every epoch; the best, and the early stop, by the monitored metric.
-
-    Both of those from the epoch in which the last task has begun: a checkpoint before it cannot be the result.
-    """
-    common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
-    if monitor is None:
-        return [last]
-    mode = directions(config.task)[config.training.monitor]
-    begin = max(first_epochs(config).values())
-    callbacks = [last, Best(begin, filename="best", monitor=monitor, mode=mode, **common)]
-    if config.training.patience is not None:
-        callbacks.append(Patience(begin, monitor=monitor, mode=mode, patience=config.training.patience))
-    return callbacks
-
-
-class _FromEpoch:
-    """A callback that watches a validation, from an epoch on, counted from 1."""
-
-    def __init__(self, begin: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.begin = begin
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch + 1 >= self.begin:
-            super().on_validation_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch + 1 >= self.begin:
-            super().on_train_epoch_end(trainer, pl_module)
-
-
-class Best(_FromEpoch, ModelCheckpoint):
-    """Keeps the best checkpoint."""
-
-
-class Patience(_FromEpoch, EarlyStopping):
-    """Stops a training that does not get better."""
-
-
-def _loggers(config: ExperimentConfig, run_dir: Path) -> list[Logger]:
-    loggers: list[Logger] = [CSVLogger(run_dir, name="", version="")]
-    if config.logger.writer is Writer.tensorboard:
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        loggers.append(TensorBoardLogger(run_dir, name="tensorboard", version=""))
-    return loggers
+def _watch(config: ExperimentConfig, best: dict[str, Any]) -> Watch | None:
+    """What picks the best checkpoint and the early stop, from the epoch on in which the last task has begun."""
+    training = config.training
+    if training.monitor is None:
+        return None
+    mode, begin = directions(config.task)[training.monitor], max(first_epochs(config).values())
+    return Watch(f"val/{training.monitor}", mode, training.patience, begin, best)

@@ -5,15 +5,12 @@ import os
 import statistics
 import time
 from collections import deque
-from typing import Any
-
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 log = logging.getLogger("vibench")
 WARM_UP, ENOUGH, RECENT = 3, 10, 200  # steps that are not counted, that are enough for a median, and of the median
 
 
-class Pace(Callback):
+class Pace:
     """Times the steps from the start of one to the start of the next, so that waiting for data counts, and validation
     does not. Says once, loudly, if the job's time limit comes before the end.
 
@@ -34,10 +31,11 @@ class Pace(Callback):
         """Median of a step; None before there were enough."""
         return statistics.median(self._took) if len(self._took) >= ENOUGH else None
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def begin_epoch(self) -> None:
         self._began = None
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+    def begin_step(self, steps_done: int) -> None:
+        """A batch is there, and its step begins."""
         now = time.perf_counter()
         if self._began is not None:
             if self._skip:
@@ -46,7 +44,7 @@ class Pace(Callback):
                 self._took.append(now - self._began)
         self._began = now
         if self.ends_at is not None and self.seconds is not None:
-            self._warn(module.steps_done)
+            self._warn(steps_done)
 
     def _warn(self, steps_done: int) -> None:
         needed = (self.total_steps - steps_done) * self.seconds

@@ -1,25 +1,25 @@
 """One bar over all steps of a run where there is a terminal, one line per epoch everywhere."""
 
 import logging
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vibench.training.training import Training
 
 log = logging.getLogger("vibench")
 
 
-class ProgressLine(Callback):
+class ProgressLine:
     """Shows how far the training is, its losses, and what the last validation said.
 
     Args:
-        total_steps: optimizer steps the run promises.
+        training: what is shown.
         monitor: key of the validation to show, None for none.
     """
 
-    def __init__(self, total_steps: int, monitor: str | None) -> None:
-        self.total_steps, self.monitor = total_steps, monitor
+    def __init__(self, training: Training, monitor: str | None) -> None:
+        self.training, self.monitor = training, monitor
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,32 +31,34 @@ class ProgressLine(Callback):
             refresh_per_second=4,
             transient=True,
         )
+        self.job = self.bar.add_task("training", total=training.total_steps, completed=training.steps_done, loss="")
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.job = self.bar.add_task("training", total=self.total_steps, loss="")
+    def __enter__(self) -> "ProgressLine":
         if self.bar.console.is_terminal:
             self.bar.start()
+        return self
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if self.bar.console.is_terminal:
-            self.bar.update(self.job, completed=module.steps_done, loss=f"loss {module.last_loss:.3f}")
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {module.steps_done}/{self.total_steps}"
-        line += f"  train: {_losses(module.epoch_losses)}"
-        if self.monitor in trainer.callback_metrics:
-            line += f"  {self.monitor} {float(trainer.callback_metrics[self.monitor]):.4g}"
-        log.info(line)
-
-    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar.live.is_started:  # else it would print an empty line
             self.bar.stop()
+
+    def after_step(self) -> None:
+        if self.bar.console.is_terminal:
+            loss = f"loss {self.training.last_loss:.3f}"
+            self.bar.update(self.job, completed=self.training.steps_done, loss=loss)
+
+    def after_epoch(self, values: dict[str, float]) -> None:
+        """One line of the epoch that is over.
+
+        Args:
+            values: of its validation.
+        """
+        training = self.training
+        line = f"epoch {training.epoch}/{training.config.epochs}  step {training.steps_done}/{training.total_steps}"
+        line += f"  train: {_losses(training.epoch_losses)}"
+        if self.monitor in values:
+            line += f"  {self.monitor} {values[self.monitor]:.4g}"
+        log.info(line)
 
 
 def _losses(losses: dict[str, float]) -> str:

@@ -1,0 +1,58 @@
+"""From which checkpoint a run goes on, and whether it may."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from vibench.config.frozen import differences
+from vibench.data.audit import audit_start
+from vibench.data.loader import Data
+from vibench.errors import DataError
+from vibench.training.checkpoints import BEST, CheckpointError, newest_good, read_checkpoint
+
+log = logging.getLogger("vibench")
+
+
+def resumed(config: dict[str, Any], data: Data, run_dir: Path) -> dict[str, Any] | None:
+    """The newest good checkpoint of a run; None where it begins.
+
+    Where the config asks for other data than the run began with, what the weights have seen is audited against the new
+    test, as for any weights that are started from.
+
+    Args:
+        config: of the run, in plain types.
+
+    Raises:
+        DataError: the data are others than those the run began with, although the config is not.
+    """
+    found = newest_good(run_dir / "checkpoints")
+    if found is None:
+        return None
+    checkpoint, path = found
+    known = checkpoint["vibench"]
+    before = known["config"]
+    if known["data"] != data.fingerprint():
+        if not list(differences(before["data"], config["data"])):
+            raise DataError(
+                f"{data.certificate['store']} is not what the run in {run_dir} began with: other recordings, labels or "
+                "windows; bring the old one back, or begin another run"
+            )
+        audit_start(data.certificate, known["seen"], f"vibench-resume {run_dir}", config["data"]["allow_leaky"])
+    _mend_best(checkpoint, path, changed=before != config)
+    return checkpoint
+
+
+def _mend_best(checkpoint: dict[str, Any], path: Path, *, changed: bool) -> None:
+    """The best validation is looked for anew where its weights are lost, or are of a future that will be another."""
+    best, known = path.with_name(BEST), checkpoint["vibench"]
+    if known["best"]["value"] is None:
+        return
+    try:
+        ahead = read_checkpoint(best, sealed=True)["vibench"]["steps_done"] > known["steps_done"]
+    except CheckpointError as error:
+        log.warning(f"{error}; the best validation is looked for anew")
+        known["best"] |= {"value": None, "waited": 0}
+        return
+    if ahead and changed:
+        log.warning(f"{best} is ahead of {path.name}: the best validation is looked for anew")
+        known["best"] |= {"value": None, "waited": 0}
