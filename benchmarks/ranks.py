@@ -73,7 +73,7 @@ def measure(rank: int, folder: str, overrides: tuple[str, ...], micro_batch: int
     step = Step(model, weighing, config.training, precision="fp32", scaler=off, device=CPU, sharded=sharding)
 
     def once() -> None:
-        step(host, optimizer, weighing.factors(), micro_batch=micro_batch, measure=True, check=lambda shares: None)
+        step(host, optimizer, weighing.factors(), micro_batch=micro_batch, measure=True, check=lambda shares, norm: True)
 
     once()
     gc.collect()

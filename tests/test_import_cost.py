@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "lightning", "torchmetrics", "numpy", "h5py", "scipy")
+HEAVY = ("torch", "torchmetrics", "numpy", "h5py", "scipy")
 REPORT = f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
 COMMANDS = sorted(path.stem for path in (ROOT / "vibench" / "cli").glob("*.py") if path.stem != "__init__")
 LIGHT = sorted(

@@ -142,7 +142,7 @@ def test_an_import_along_the_one_way_is_allowed(module, source):
     "source",
     [
         "import torch.nn as nn",
-        "from lightning.pytorch import Trainer",
+        "from torchmetrics import Metric",
         "try:\n    import h5py\nexcept ImportError:\n    pass",
         "class Late:\n    import numpy",
         "from vibench.experiment import train_and_prove",  # brings torch with it

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from vibench.errors import ConfigError, MemoryFitError, NanError, UnprovenError
-from vibench.report.status import Stopped, kind_of, read_status, recorded, write_json
+from vibench.report.status import kind_of, read_status, recorded, write_json
+from vibench.signals import Stopped
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
 from torch import nn
 
 from vibench.config.experiment import ExperimentConfig
@@ -34,7 +33,7 @@ def train(tiny: Callable[..., ExperimentConfig], tmp_path: Path) -> Callable[...
         config, folder = tiny(*overrides), tmp_path / str(next(runs))
         data = build(config.data, targets(config))
         sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
-        seed_everything(config.seed, verbose=False)
+        torch.manual_seed(config.seed)
         model = build_model(config, **sizes)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         watch(model)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from vibench.training.checkpoints import AtomicCheckpointIO, CheckpointError, load_weights, read_checkpoint
+from vibench.training.checkpoints import CheckpointError, load_weights, read_checkpoint, write_checkpoint
 
 KIB = 1024
 
@@ -45,7 +45,7 @@ def saved(path):
 
 
 def save(content, path):
-    AtomicCheckpointIO().save_checkpoint(content, path)
+    write_checkpoint(content, path)
 
 
 def weights(seed=0):

@@ -1,24 +1,16 @@
 """How long a step takes: the median against sums written out, and the warning of a job that will not end in time.
 
-The clock is the test's own; the loop around it is Lightning's.
+The clock is the test's own.
 """
 
-import logging
 import re
 import statistics
 import time
 
 import pytest
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from torch.utils.data import DataLoader, Dataset
 
 from vibench.training.pace import ENOUGH, RECENT, WARM_UP, Pace
 
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:.*{words}.*")  # of a loop that trains nothing
-    for words in ("does not have many workers", "returned `None`", "LeafSpec")
-]
 NOW = 1_700_000_000.0  # of the clock on the wall, where a test begins
 WAIT, VALIDATION = 0.125, 1000.0
 
@@ -36,41 +28,8 @@ class Clock:
         return NOW + self.passed
 
 
-class Windows(Dataset):
-    """Numbers, each read in its time."""
-
-    def __init__(self, clock, n, wait):
-        self.clock, self.n, self.wait = clock, n, wait
-
-    def __len__(self):
-        return self.n
-
-    def __getitem__(self, index):
-        self.clock.passed += self.wait
-        return torch.tensor(float(index))
-
-
-class Module(LightningModule):
-    """Takes as long for a step as it is told, and longer for a validation."""
-
-    def __init__(self, clock, took):
-        super().__init__()
-        self.automatic_optimization = False
-        self.clock, self.took, self.steps_done = clock, iter(took), 0
-
-    def training_step(self, batch, batch_idx):
-        self.clock.passed += next(self.took)
-        self.steps_done += 1
-
-    def validation_step(self, batch, batch_idx):
-        self.clock.passed += VALIDATION
-
-    def configure_optimizers(self):
-        return None
-
-
 @pytest.fixture
-def paced(monkeypatch, tmp_path):
+def paced(monkeypatch):
     """Train for as many epochs as there are lists of durations; the callback afterwards."""
 
     def call(*epochs, ends_in=None, total_steps=None, wait=0.0):
@@ -80,23 +39,17 @@ def paced(monkeypatch, tmp_path):
         if ends_in is not None:
             monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(NOW + ends_in)))
         took = [seconds for epoch in epochs for seconds in epoch]
-        pace = Pace(total_steps or len(took))
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=len(epochs),
-            callbacks=[pace],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=tmp_path,
-        )
-        loaders = (DataLoader(Windows(clock, n, w), batch_size=1) for n, w in ((len(epochs[0]), wait), (1, 0.0)))
-        trainer.fit(Module(clock, took), *loaders)
+        pace, done = Pace(total_steps or len(took)), 0
+        for epoch in epochs:
+            pace.begin_epoch()
+            for seconds in epoch:
+                clock.passed += wait  # for its data
+                pace.begin_step(done)
+                clock.passed += seconds
+                done += 1
+            clock.passed += VALIDATION
         return pace
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return call
 
 

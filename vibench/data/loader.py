@@ -1,6 +1,8 @@
 """Audited splits, and the batches of one in the order of a seed."""
 
+import atexit
 import hashlib
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ class Data:
     def loader(self, split: str, batch_size: int, *, seed: int | None = None, pin: bool = False) -> DataLoader[Batch]:
         """Every window of a split once; in an order drawn from ``seed`` and the epoch, or in order without one."""
         windows = self.splits[split]
+        if self.workers:
+            atexit.register(_end_workers)  # after multiprocessing's own, so before it
         return DataLoader(
             windows,
             batch_size=batch_size,
@@ -56,11 +60,11 @@ class Data:
             digest.update(split.unlabelled.tobytes())
         return digest.hexdigest()
 
-    def names(self, split: str, loader: DataLoader[Batch], epoch: int, number: int) -> list[str]:
+    def names(self, split: str, batch_size: int, *, seed: int, epoch: int, number: int) -> list[str]:
         """Of the windows of one batch of a shuffled loader: its pass and its number there, both from 0."""
-        size = loader.batch_size
-        rows = loader.sampler.order(epoch)[number * size : (number + 1) * size]
-        return [self.splits[split].name(row) for row in rows.tolist()]
+        windows = self.splits[split]
+        order = EpochShuffle(len(windows), seed).order(epoch)
+        return [windows.name(row) for row in order[number * batch_size : (number + 1) * batch_size].tolist()]
 
 
 class EpochShuffle(Sampler[int]):
@@ -84,6 +88,12 @@ class EpochShuffle(Sampler[int]):
     def order(self, epoch: int) -> np.ndarray:
         """Numbers of the windows in the order of that pass, from 0."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.length)
+
+
+def _end_workers() -> None:
+    """At the end of the process, those that an error has left: they pass over the SIGTERM that others would send."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _leave_signals(worker: int) -> None:

@@ -149,7 +149,9 @@ def fit(
         per_epoch=len(loader),
         log_every=config.logger.every_n_steps,
         write=lambda values: log.write(values, state.steps_done) if log is not None else None,
-        windows=lambda epoch, number: data.names("train", loader, epoch, number),
+        windows=lambda epoch, number: data.names(
+            "train", training.global_batch_size, seed=config.seed, epoch=epoch, number=number
+        ),
         note=note,
         lr_scale=lr_scale,
         nans=nans,
