@@ -57,7 +57,7 @@ def test_two_processes_end_with_the_weights_the_optimizer_and_the_log_of_one(res
         torch.testing.assert_close(others[key]["momentum_buffer"], moment["momentum_buffer"], rtol=1e-3, atol=1e-6)
     for row, other in zip(table(alone), table(together), strict=True):
         for key, text in row.items():
-            if text:
+            if text and not key.startswith("memory/"):  # measured, of other processes
                 assert float(other[key]) == pytest.approx(float(text), rel=2e-3, abs=1e-4), (key, row["step"])
     for task, result in one["results"].items():
         assert two["results"][task]["metrics"] == pytest.approx(result["metrics"], rel=2e-3, abs=1e-4), task

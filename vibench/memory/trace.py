@@ -164,6 +164,7 @@ def rehearse(
                 shares = step.gradient(host[2 * micro_batch], weighing.factors(), micro_batch=micro_batch, measure=True)
                 begin("optimizer")
                 step.update(optimizer, shares, lambda *_: True)
+                del shares
                 observer.name_state(optimizer)
             begin("score")
             model.eval()

@@ -25,6 +25,7 @@ FORMAT = 1  # of what a run needs to go on; another is not read
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SEAL = b"vibench sha256 "  # then the digest of all bytes before it, in hex: readers of zip files pass over it
 SEAL_BYTES = len(SEAL) + 64
+ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22  # what a zip file without a comment ends with
 
 
 class _Sealing:
@@ -161,7 +162,7 @@ def read_checkpoint(path: Path, *, sealed: bool = False) -> dict[str, Any]:
 
 
 def _check_seal(path: Path) -> bool:
-    """Whether a file has a seal.
+    """Whether a file has a seal; one that ends as a bare zip file does has none, and is of another origin.
 
     Raises:
         CheckpointError: it has one, and it is broken.
@@ -170,8 +171,10 @@ def _check_seal(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(size - SEAL_BYTES, 0))
         end = file.read()
-        if not end.startswith(SEAL) or len(end) != SEAL_BYTES:
+        if end[-ZIP_END_BYTES:].startswith(ZIP_END):
             return False
+        if not end.startswith(SEAL) or len(end) != SEAL_BYTES:
+            raise CheckpointError(f"{path} cannot be read as a checkpoint: its end is missing")
         file.seek(0)
         digest, left = hashlib.sha256(), size - SEAL_BYTES
         while left:
@@ -181,7 +184,7 @@ def _check_seal(path: Path) -> bool:
             digest.update(piece)
             left -= len(piece)
     if digest.hexdigest().encode() != end[len(SEAL) :]:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: it is damaged, its checksum is another")
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: it is damaged: its checksum is another")
     return True
 
 

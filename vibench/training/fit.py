@@ -1,5 +1,6 @@
 """Fit: from a model and audited data to checkpoints on disk."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,9 @@ def fit(
     if resume is not None:
         state.load(resume)
     pace = Pace(state.total_steps)
-    with deferred():
+    with deferred(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")  # by a rank without labels
+        warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing is done to it in place
         Loop(
             state,
             loader,

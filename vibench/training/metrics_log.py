@@ -25,6 +25,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, rows: int, tensorboard: Path | None, step: int) -> None:
         self.path, self.rows = path, rows
         self.columns: list[str] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
         if rows and path.exists():
             with path.open(newline="") as file:
                 kept = list(csv.DictReader(file))[:rows]
