@@ -13,7 +13,7 @@ from typing import Any
 
 from vibench.config import frozen
 from vibench.config.experiment import ExperimentConfig
-from vibench.errors import ConfigError, Restart
+from vibench.errors import ConfigError, OutOfMemoryError, Restart, VibenchError, is_out_of_memory
 from vibench.processes import train_in_processes
 from vibench.report.plain import plain
 from vibench.report.status import note, read_status, recorded
@@ -98,14 +98,26 @@ def _train(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     while True:
         try:
-            if config.hardware.gpus > 1:
-                return train_in_processes(config, run_dir)
-            from vibench.experiment import train_and_prove  # torch from here on
-
-            return train_and_prove(config, run_dir)
+            return _once(config, run_dir)
         except Restart as order:
             told = ", ".join(f"{name}={value}" for name, value in order.changes.items())
             text = f"{order}: from the last checkpoint with {told}"
             event = {"kind": order.kind.lower(), "step": order.step, "text": text, "changes": order.changes}
         log.warning(f"STARTED AGAIN: {text}")
         note(run_dir, event)
+
+
+def _once(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
+    try:
+        if config.hardware.gpus > 1:
+            return train_in_processes(config, run_dir)
+        from vibench.experiment import train_and_prove  # torch from here on
+
+        return train_and_prove(config, run_dir)
+    except Exception as error:
+        if isinstance(error, VibenchError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory before anything was planned ({type(error).__name__} {error}); the process alone takes half "
+            "a GiB of the host (benchmarks/host.py); use a machine or a limit with more memory"
+        ) from None

@@ -11,7 +11,8 @@ to failure at the first sample, NaN unknown). Every other column is text (fault,
 can be named by ``data.label``, ``data.split.by`` and ``data.only``.
 
 One contiguous dataset per system, not one per recording: FEMTO has 27,146 recordings, and a window is one read from a
-memory map whose position HDF5 itself reports.
+position that HDF5 itself reports. It is read, not mapped: where a mapped file is cut short or its disk goes, the kernel
+kills the process, and nobody can say why.
 """
 
 import math
@@ -20,12 +21,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
-from vibench.errors import DataError
+from vibench.errors import DataError, is_out_of_memory
 
 FORMAT, VERSION = "vibench-store", 1
 NUMBERS = {"rate_hz": "f8", "start": "i8", "length": "i8", "anomaly": "i1", "rul_s": "f8"}
@@ -77,7 +78,7 @@ class RawRecording:
 
 
 class Store:
-    """Reads a store. Signals are memory maps, opened anew in every process that reads them.
+    """Reads a store. Its file is opened anew in every process that reads signals.
 
     Raises:
         DataError: the file is no store, or is damaged; names it.
@@ -85,7 +86,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._maps: dict[str, np.ndarray] = {}
+        self._file: BinaryIO | None = None
         try:
             with h5py.File(path, "r") as file:
                 self._read(file)
@@ -125,15 +126,35 @@ class Store:
         return self._places[system][1][1]
 
     def signal(self, recording: Recording, start: int, stop: int) -> np.ndarray:
-        """(stop - start, channels) float32, a view of the file."""
-        system = recording.system
-        if system not in self._maps:
-            offset, shape = self._places[system]
-            self._maps[system] = np.asarray(np.memmap(self.path, np.float32, "r", offset, shape))  # a plain view
-        return self._maps[system][recording.start + start : recording.start + stop]
+        """(stop - start, channels) float32, read-only.
+
+        Raises:
+            DataError: the file is gone, or shorter than it was.
+        """
+        offset, (length, channels) = self._places[recording.system]
+        begin, end = (min(recording.start + sample, length) for sample in (start, stop))
+        nbytes = (end - begin) * channels * 4
+        try:
+            if self._file is None:
+                self._file = self.path.open("rb", buffering=0)
+            samples = os.pread(self._file.fileno(), nbytes, offset + begin * channels * 4)
+            while 0 < len(samples) < nbytes:  # the kernel reads 2 GiB at most
+                more = os.pread(
+                    self._file.fileno(), nbytes - len(samples), offset + begin * channels * 4 + len(samples)
+                )
+                samples += more
+                if not more:
+                    break
+        except OSError as error:
+            if is_out_of_memory(error):
+                raise
+            raise DataError(f"{self.path} cannot be read any more: {error.strerror}; bring it back") from error
+        if len(samples) != nbytes:
+            raise DataError(f"{self.path} was cut short while it was in use; bring it back as it was")
+        return np.frombuffer(samples, np.float32).reshape(end - begin, channels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}  # a memory map is not inherited, it is opened
+        return self.__dict__ | {"_file": None}  # an open file is not inherited, it is opened
 
 
 _AGAIN = "delete it and make it again"

@@ -49,8 +49,8 @@ def host_bill(
     windows: int,
     step_gib: float,
 ) -> dict[str, float]:
-    """What a run takes of the host's memory, in GiB, largest first. The memory-mapped signals are not among it: the
-    kernel drops their pages when it needs them.
+    """What a run takes of the host's memory, in GiB, largest first. What the kernel keeps of the signals' file is not
+    among it: it is dropped when memory is needed.
 
     Args:
         parameters, trained: of the model.

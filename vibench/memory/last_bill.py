@@ -26,12 +26,16 @@ def last_bill(config: ExperimentConfig, *, plan: MemoryPlan | None = None, sizes
         except Exception as error:  # whatever: the run has ended, this is only about its last words
             log.debug(f"no bill can be traced: {error}")
     if components:
-        parts = " + ".join(f"{name} {gib(there)}" for name, there in components.items() if there >= 0.001)
-        told = f"predicted with micro-batch {micro}: {parts} GiB"
-        if layers:
-            layer, component, most = layers[0]
-            told += f"; largest: {component} of {layer}, {gib(most)} GiB"
+        told = f"predicted with micro-batch {micro}: {_sum(components)} GiB"
+        largest = next((row for row in layers if row[0] != "-"), None)
+        told += f", largest {largest[1]} of {largest[0]} {gib(largest[2])}" if largest else ""
     else:
-        parts = " + ".join(f"{name} {gib(there)}" for name, there in plan.host.items() if there >= 0.001)
-        told = f"weights, gradients and optimizer state {gib(plan.state_gib)} GiB; of the host: {parts} GiB"
-    return f"{told}; use a smaller d_model={config.d_model}, or a machine with more memory, then vibench-resume"
+        told = f"weights, gradients and optimizer state {gib(plan.state_gib)} GiB"
+    host = _sum(plan.host)
+    return (
+        f"{told}; of the host {host} GiB; use a smaller d_model={config.d_model}, or more memory, then vibench-resume"
+    )
+
+
+def _sum(parts: dict[str, float]) -> str:
+    return " + ".join(f"{name} {gib(there)}" for name, there in parts.items() if there >= 0.001)
