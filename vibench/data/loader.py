@@ -14,6 +14,37 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from vibench.data.batch import Batch
 from vibench.data.windows import Windows, whole_batch
+from vibench.errors import DataError, VibenchError
+
+
+class WorkerError(VibenchError):
+    """A process that loads data is gone."""
+
+
+def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches of a loader; what goes wrong in its workers in one line, without their traceback.
+
+    Raises:
+        DataError: a file cannot be read any more.
+        WorkerError: a worker was killed.
+    """
+    try:
+        yield from loader
+    except DataError as error:
+        raise DataError(_own_words(error)) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "Caught" in str(error):
+            raise
+        said = str(error).splitlines()[0].rstrip(". ")
+        raise WorkerError(
+            f"{said}; the kernel does so when memory runs out; use fewer data.workers, then vibench-resume"
+        ) from error
+
+
+def _own_words(error: DataError) -> str:
+    """What was said in a worker is the last line of the traceback that torch makes of it."""
+    text = str(error)
+    return text.rstrip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
 
 
 @dataclass(kw_only=True, slots=True)

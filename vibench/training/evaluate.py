@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from vibench.data.loader import Data
+from vibench.data.loader import Data, batches
 from vibench.memory.plan import MemoryPlan
 from vibench.memory.recovery import halve_until_it_fits
 from vibench.model import Model
@@ -37,7 +37,7 @@ def evaluate(
     @torch.inference_mode()
     def attempt(micro_batch: int) -> dict[str, TaskResult]:
         scores, naive = Scores(model).to(device), Scores(model).to(device)
-        for batch in track(loader, f"evaluating {split}", **shown):
+        for batch in track(batches(loader), f"evaluating {split}", total=len(loader), **shown):
             score_batch(
                 model,
                 batch,

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from vibench.config.training import OnGrowth
 from vibench.data.batch import Batch
+from vibench.data.loader import batches
 from vibench.errors import GrowthError, NanError
 from vibench.memory.growth import Growth
 from vibench.step.ranks import of_first, rank
@@ -78,7 +79,7 @@ class Loop:
             return
         self.loader.sampler.begin(training.epoch, done * self.loader.batch_size)
         self.pace.begin_epoch()
-        for batch in self.loader:
+        for batch in batches(self.loader):
             self.pace.begin_step(training.steps_done)
             training.train_on(batch)
             if not rank():
@@ -130,10 +131,10 @@ class Loop:
 class _Stoppable:
     """Batches of a validation, between which a run can be stopped."""
 
-    def __init__(self, batches: DataLoader[Batch], keeper: Keeper) -> None:
-        self.batches, self.keeper = batches, keeper
+    def __init__(self, loader: DataLoader[Batch], keeper: Keeper) -> None:
+        self.loader, self.keeper = loader, keeper
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.batches:
+        for batch in batches(self.loader):
             self.keeper.stop_if_asked()
             yield batch
