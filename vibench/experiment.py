@@ -159,6 +159,7 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         "labels_seen": fitted.labels_seen,
         "task_weights": fitted.task_weights,
         "step_seconds": fitted.step_seconds,
+        "micro_batch": fitted.micro_batch,
         "start": start and {key: start[key] for key in ("checkpoint", "parts")},
         "checkpoint": str(fitted.checkpoint.relative_to(run_dir)),
         "split": _short_certificate(data.certificate),

@@ -44,6 +44,7 @@ STATUS = {
     "skipped_steps": 1,
     "seconds": 12.3,
     "step_seconds": 0.012345,
+    "micro_batch": 8,
     "device": "cpu (2 threads)",
     "peak_gib": 0.5,
     "plan": {
@@ -128,6 +129,22 @@ def test_how_the_run_was_planned_is_told_where_it_was_not_as_usual():
 def test_a_step_that_was_not_measured_or_not_predicted_has_no_number(measured, predicted, said):
     status = STATUS | {"step_seconds": measured, "plan": STATUS["plan"] | {"step_seconds": predicted}}
     assert said in printed(status)
+
+
+def test_a_micro_batch_that_had_to_be_cut_is_told():
+    assert "micro-batch 8 x 4, in the end 2," in printed(STATUS | {"micro_batch": 2})
+    assert "in the end" not in printed(STATUS)
+
+
+def test_what_happened_to_the_run_has_a_line_each_and_of_many_the_last_ones():
+    events = [{"step": n, "text": f"out of memory {n}"} for n in range(1, 12)] + [
+        {"step": None, "text": "config changed"}
+    ]
+    lines = [line for line in printed(STATUS | {"events": events}).splitlines() if line.startswith("event ")]
+    assert lines[0] == "event    (4 more, see status.json)"
+    assert lines[1] == "event    step 5: out of memory 5"
+    assert lines[-1] == "event    config changed"
+    assert "event" not in printed(STATUS)
 
 
 def test_a_leak_is_named():

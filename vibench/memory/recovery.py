@@ -18,7 +18,7 @@ from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.ranks import first_told, ranks
-from vibench.step.recovery import first_line, give_back, place_of
+from vibench.step.recovery import give_back, place_of, wanted
 
 log = logging.getLogger("vibench")
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Recovery:
             except Exception as error:
                 if isinstance(error, VibenchError) or not is_out_of_memory(error):
                     raise
-                said = f"{place_of(error, self.model)} ({first_line(error)})"
+                said = f"{place_of(error, self.model)} ({wanted(error)})"
             # out of the except block: the error is gone, and with it the activations that its frames held
             if said is not None and self.plan.sharding == "full":
                 raise self._smaller(f"out of memory in {said}", size, step)
@@ -136,7 +136,7 @@ class Recovery:
         except Exception as error:
             if isinstance(error, VibenchError) or not is_out_of_memory(error):
                 raise
-            said = f"out of memory in the optimizer ({first_line(error)})"
+            said = f"out of memory in the optimizer ({wanted(error)})"
         if said is None:
             return
         auto, on_card = self.config.optimizer_state is OptimizerState.auto, self.device.type == "cuda"
@@ -196,7 +196,7 @@ def halve_until_it_fits(
         except Exception as error:
             if isinstance(error, VibenchError) or not is_out_of_memory(error):
                 raise
-            said = f"{place_of(error, model)} ({first_line(error)})"
+            said = f"{place_of(error, model)} ({wanted(error)})"
         told = first_told(said)
         if told is None:
             return result

@@ -117,6 +117,8 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
     device = (
         f"device   {status['device']}, {plan['precision']}, micro-batch {plan['micro_batch']} x {plan['accumulation']}"
     )
+    if status["micro_batch"] != plan["micro_batch"]:
+        device += f", in the end {status['micro_batch']}"
     device += f" x {plan['devices']} devices" if plan["devices"] > 1 else ""
     device += f", checkpointing {plan['checkpointing']}" if plan["checkpointing"] != "none" else ""
     device += f", optimizer state {plan['optimizer_state']}" if plan["optimizer_state"] != "device" else ""

@@ -6,6 +6,7 @@ size of micro-batch.
 
 import ctypes
 import gc
+import re
 import sys
 from collections.abc import Iterable
 
@@ -99,6 +100,15 @@ def place_of(error: BaseException, root: nn.Module) -> str:
     if phase:
         return phase + (f" of {layer}" if layer else "")
     return f"the forward pass of {layer}" if layer else "the step"
+
+
+def wanted(error: BaseException) -> str:
+    """What an error of an allocator says of how much it could not have; else its first line."""
+    found = re.search(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", str(error), re.IGNORECASE)
+    if found is None:
+        return first_line(error)
+    number, unit = float(found[1]), found[2]
+    return f"asked for {number / 2**20:.1f} MiB" if unit == "bytes" else f"asked for {number:g} {unit}"
 
 
 def first_line(error: BaseException) -> str:

@@ -40,6 +40,7 @@ class Fitted:
         labels_seen: task -> windows with a label in the steps that trained it.
         task_weights: task -> factor of its loss in the last step.
         step_seconds: median of a step, waiting for data included; None where there were too few.
+        micro_batch: windows at once on a device in the last step; fewer than planned where memory ran out.
     """
 
     promised_steps: int
@@ -50,6 +51,7 @@ class Fitted:
     labels_seen: dict[str, int]
     task_weights: dict[str, float]
     step_seconds: float | None
+    micro_batch: int
 
 
 def promised_steps(data: Data, config: ExperimentConfig) -> int:
@@ -183,6 +185,7 @@ def fit(
         labels_seen=state.labels_seen,
         task_weights=state.weighing.factors(),
         step_seconds=pace.seconds,
+        micro_batch=state.recovery.micro_batch,
     )
 
 

@@ -1,0 +1,56 @@
+"""A user's backbone for which one process of a run has too little memory: the kernel's limit is set around it."""
+
+import hashlib
+import os
+import resource
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from vibench.backbones.transformer import Transformer
+from vibench.config.backbone import TransformerConfig
+
+MIB = 2**20
+ROOM, PER_SEQUENCE = 48 * MIB, 4 * MIB  # beyond what the process has; twelve sequences fit
+
+
+class Starved(Transformer):
+    """Takes 4 MiB for every sequence of a training step, where the last rank has room for twelve.
+
+    Every rank writes what its weights are before each step, in ``$VIBENCH_TOLD``.
+    """
+
+    def forward(self, tokens):
+        if self.training and "VIBENCH_TOLD" in os.environ:
+            rank = dist.get_rank() if dist.is_initialized() else 0
+            last = dist.get_world_size() - 1 if dist.is_initialized() else 0
+            if rank == last:
+                starve(len(tokens))
+            weights = b"".join(p.detach().numpy().tobytes() for p in self.parameters() if type(p) is torch.nn.Parameter)
+            with (Path(os.environ["VIBENCH_TOLD"]) / f"rank{rank}").open("a") as file:
+                file.write(hashlib.sha256(weights).hexdigest() + "\n")
+        return super().forward(tokens)
+
+
+def starve(sequences: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, hard))
+    try:
+        torch.empty(sequences * PER_SEQUENCE, dtype=torch.uint8).fill_(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@dataclass(kw_only=True, slots=True)
+class StarvedConfig(TransformerConfig):
+    _target_: str = f"{__name__}.Starved"
+
+
+def starved(config):
+    """The experiment with that backbone."""
+    old = config.backbone
+    config.backbone = StarvedConfig(**{f.name: getattr(old, f.name) for f in fields(old) if f.name != "_target_"})
+    return config
