@@ -42,6 +42,7 @@ from vibench.report.proof import Evidence, prove
 from vibench.report.status import changes_of, note, write_json
 from vibench.step.ranks import least_over_ranks, leave, of_first, rank
 from vibench.step.recovery import first_line, give_back
+from vibench.step.scores import check_bounded
 from vibench.training.checkpoints import PREVIOUS, load_weights, read_checkpoint
 from vibench.training.evaluate import evaluate
 from vibench.training.fit import Fitted, fit, promised_steps
@@ -103,6 +104,7 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
     promised = promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
     seed_everything(config.seed)
     model = build_model(config, **sizes)
+    check_bounded(model)
     resume = resumed(plain(config), data, run_dir)
     if resume is not None and not rank():
         text = f"went on from step {resume['vibench']['steps_done']} of {promised}"

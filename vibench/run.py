@@ -15,6 +15,7 @@ from vibench.config import frozen
 from vibench.config.experiment import ExperimentConfig
 from vibench.errors import ConfigError, OutOfMemoryError, Restart, VibenchError, is_out_of_memory
 from vibench.processes import train_in_processes
+from vibench.report.picture import draw_growth
 from vibench.report.plain import plain
 from vibench.report.status import note, read_status, recorded
 from vibench.report.table import print_result
@@ -56,7 +57,10 @@ def run_experiment(
                 note(run_dir, _event(changed))
             if changed or not has_begun(run_dir):
                 frozen.freeze(plain(config), run_dir)
-            result = _train(config, run_dir)
+            try:
+                result = _train(config, run_dir)
+            finally:
+                draw_growth(run_dir)
             ignore_signals()  # what is proven is not stopped any more
             prove(result | {"seconds": time.monotonic() - began})
         status = json.loads((run_dir / "status.json").read_text())

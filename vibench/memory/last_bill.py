@@ -4,6 +4,7 @@ import dataclasses
 import logging
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.memory.host import PROCESS_GIB
 from vibench.memory.plan import MemoryPlan, fit
 from vibench.memory.refusal import gib
 
@@ -16,7 +17,7 @@ def last_bill(config: ExperimentConfig, *, plan: MemoryPlan | None = None, sizes
     On a CPU nothing was traced before; it is now, of the smallest part of a batch, if there is room for that.
     """
     if plan is None or sizes is None:
-        return "nothing is planned yet; use a machine with more memory, or less data at once"
+        return f"nothing is planned yet, the process alone takes {PROCESS_GIB:g} GiB; use a machine with more memory"
     components, layers, micro = plan.components, plan.layers, plan.micro_batch
     if not components:
         smallest = dataclasses.replace(config.training, micro_batch="1", accumulation="auto")

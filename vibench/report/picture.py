@@ -1,5 +1,7 @@
 """Pictures of a run."""
 
+import csv
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ COLOURS = {  # component -> colour, from the bottom up: what stays, then what co
     "input": "#8c8c8c",
     "activations": "#55a868",
     "temporaries": "#c44e52",
+}
+GROWTH = {  # column of metrics.csv -> words
+    "memory/host_gib": "host: process and workers",
+    "memory/device_gib": "card: allocated",
+    "memory/device_peak_gib": "card: most so far",
 }
 LINES = {"usable_gib": "usable", "peak_gib": "reserved at most"}
 
@@ -50,11 +57,47 @@ def draw_memory(plan: tuple[str, dict[str, Any]], path: Path) -> None:
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     try:
-        unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
-        try:
-            figure.savefig(unfinished)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        _save(figure, path)
     except (ValueError, OSError) as error:
         raise ConfigError([f"--picture {path} cannot be written: {error}; use a .svg, .png or .pdf"]) from error
+
+
+def draw_growth(run_dir: Path) -> None:
+    """Draw the memory of a run over its epochs, ``memory.svg``, from what ``metrics.csv`` has of it.
+
+    Nothing is drawn of fewer than two epochs, or where matplotlib is not installed; a disk that is full is no reason to
+    say more.
+    """
+    try:
+        from matplotlib.figure import Figure
+
+        with (run_dir / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("memory/host_gib")]
+    except (ImportError, OSError):
+        return
+    if len(rows) < 2:
+        return
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    epochs = range(1, len(rows) + 1)
+    for key, words in GROWTH.items():
+        if rows[-1].get(key):
+            levels = [float(row[key] or "nan") for row in rows]
+            axes.plot(epochs, levels, label=f"{words}, {levels[-1]:.2f} GiB")
+    axes.set(title="memory at the end of every epoch", xlabel="epoch", ylabel="GiB")
+    axes.set_xlim(1, len(rows))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    with suppress(OSError):
+        _save(figure, run_dir / "memory.svg")
+
+
+def _save(figure: Any, path: Path) -> None:
+    """A picture appears whole or not at all."""
+    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        figure.savefig(unfinished)
+        unfinished.replace(path)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from vibench.config.task import TaskConfig
 from vibench.data.batch import Batch, labelled
-from vibench.errors import NanError
+from vibench.errors import ConfigError, NanError
 from vibench.model import Model
 from vibench.step.precision import autocast
 from vibench.step.ranks import own_share, ranks, sum_over_ranks, union_over_ranks
@@ -32,6 +32,25 @@ class TaskResult:
     samples: int
     entities: int
     naive: dict[str, float] | None = None
+
+
+def check_bounded(model: Model) -> None:
+    """Refuse metrics that keep everything they are told: their memory grows for as long as a run goes on.
+
+    Raises:
+        ConfigError: names each, with its task.
+    """
+    complaints = [
+        f"task.{task}: the metric {name} ({type(metric).__name__}) keeps every value in its state {state}, so its "
+        "memory has no bound; use one with a state of fixed size, as torchmetrics has with thresholds=N, or "
+        "vibench.tasks.ranking"
+        for task, module in model.tasks.items()
+        for name, metric in module.metrics().items(keep_base=True, copy_state=False)
+        for state, default in metric._defaults.items()
+        if isinstance(default, list)
+    ]
+    if complaints:
+        raise ConfigError(complaints)
 
 
 class Scores(nn.Module):

@@ -105,7 +105,7 @@ class Loop:
     def _end(self, values: dict[str, float]) -> None:
         """Of an epoch: what is best, what memory does, and a checkpoint."""
         training = self.training
-        memory, grows = self.growth.after_epoch(training.config.epochs - training.epoch - 1)
+        memory, grows = self.growth.after_epoch(-(-(training.total_steps - training.steps_done) // training.per_epoch))
         best = self.watch is not None and self.watch.judge(values, training.epoch + 1)
         training.end_epoch(memory)
         if not rank():

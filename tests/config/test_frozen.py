@@ -1,0 +1,241 @@
+"""The config of a run on disk: read again as it was, checked as if it had been composed."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vibench.config import frozen
+from vibench.config.data import HDF5
+from vibench.config.describe import GROUPS
+from vibench.config.frozen import FILE, differences, freeze, read, thaw
+from vibench.errors import ConfigError
+from vibench.report.plain import plain
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = [
+    (group, path.relative_to(CONF / group).with_suffix("").as_posix())
+    for group in GROUPS
+    for path in sorted((CONF / group).rglob("*.yaml"))
+]
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    return tiny()
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    freeze(plain(config), tmp_path)
+    return tmp_path
+
+
+def test_every_group_has_options_that_are_tried_below():
+    assert {group for group, _ in OPTIONS} == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_the_config_of_every_option_is_read_again_as_it_was(resolved, tmp_path, group, name):
+    store = tmp_path / "some.h5"
+    store.write_bytes(HDF5)
+    measured = [f"data.store={store}"] if (group, name) in (("data", "cwru"), ("data", "femto")) else []
+    config = resolved(f"{group}={name}", *measured)
+    freeze(plain(config), tmp_path)
+    assert read(tmp_path) == plain(config)
+    assert thaw(tmp_path, []) == config
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.lr=1e-05",
+        "training.lr=12",
+        "training.weight_decay=0",
+        "training.monitor=null",
+        "training.max_steps=7",
+        "training.micro_batch='4'",
+        "training.freeze=[]",
+        "hardware.slurm.time='12:34:56'",
+        "hardware.slurm.time='1-00:00:00'",
+        "data.label='no'",
+        "data.label='1e3'",
+        "data.label='ä: #1'",
+        "data.only={system: [cwru, '0x1']}",
+        "seed=4294967295",
+    ],
+)
+def test_values_that_yaml_could_take_for_others_are_read_again_as_they_were(tiny, tmp_path, override):
+    config = tiny(override)
+    assert config != tiny()
+    freeze(plain(config), tmp_path)
+    assert thaw(tmp_path, []) == config
+
+
+def test_it_appears_whole_and_holds_nothing_else(run):
+    assert [path.name for path in run.iterdir()] == [FILE]
+
+
+def test_what_cannot_be_written_leaves_the_old_one(run):
+    before = (run / FILE).read_text()
+    with pytest.raises(yaml.YAMLError, match="cannot represent an object"):
+        freeze({"seed": object()}, run)
+    assert (run / FILE).read_text() == before
+
+
+def test_it_is_replaced_by_a_later_one(run, config):
+    freeze(plain(config) | {"seed": 5}, run)
+    assert thaw(run, []).seed == 5
+    assert [path.name for path in run.iterdir()] == [FILE]
+
+
+# overrides
+
+
+def test_values_are_changed(run, config):
+    found = thaw(run, ["training.lr=0.5", "training.checkpointing=full", "task.rul_prediction.weight=3"])
+    assert list(differences(plain(config), plain(found))) == [
+        f"task.rul_prediction.weight: {config.task['rul_prediction'].weight} -> 3.0",
+        f"training.lr: {config.training.lr} -> 0.5",
+        f"training.checkpointing: {config.training.checkpointing.name} -> full",
+    ]
+
+
+def test_the_file_stays_as_it_is(run):
+    before = (run / FILE).read_text()
+    thaw(run, ["training.lr=0.5"])
+    assert (run / FILE).read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.lr=fast", r"training\.lr=fast"),
+        ("training.lr=-1", r"training\.lr=-1"),
+        ("training.rate=1", r"training\.rate"),
+        ("training.precision=fp12", r"training\.precision=fp12"),
+        ("d_model=15", r"d_model=15 is not divisible by backbone\.n_heads"),
+        ("training.lr=0.1,0.2", r"training\.lr=0\.1,0\.2"),
+        ("backbone.n_heads", r"backbone\.n_heads"),
+        ("task.sorting.weight=1", r"task\.sorting"),
+        ("+more=1", r"more is not a key"),
+        ("~training.lr", r"training\.lr"),
+    ],
+)
+def test_a_value_that_would_be_refused_when_composed_is_refused(run, override, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        thaw(run, [override])
+    assert len(caught.value.complaints) == 1
+
+
+def test_everything_that_is_wrong_with_the_overrides_is_said_at_once(run):
+    with pytest.raises(ConfigError, match=r"training\.rate") as caught:
+        thaw(run, ["training.rate=1", "backbone=dlinear", "seed=x"])
+    assert len(caught.value.complaints) == 3
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_cannot_be_chosen_anew(run, group):
+    with pytest.raises(ConfigError, match=rf"^{group}=other cannot be chosen anew: the run has begun; change values"):
+        thaw(run, [f"{group}=other"])
+
+
+def test_a_task_can_be_left_out(run):
+    assert set(thaw(run, []).task) - set(thaw(run, ["~task.rul_prediction"]).task) == {"rul_prediction"}
+
+
+# what cannot be read
+
+
+def test_a_folder_without_one_is_no_run(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(
+            ConfigError, match=rf"^{re.escape(str(folder))} holds no run: there is no {FILE}; name"
+        ) as caught:
+            thaw(folder, [])
+        assert len(caught.value.complaints) == 1
+
+
+def refused(folder):
+    return pytest.raises(ConfigError, match=rf"^{re.escape(str(folder / FILE))} cannot be read: \S")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[1, 2]", b"a: b: c", b"seed: [", b"\xff\xfe", b"\0\0\0\0", b"!!python/object/apply:os.getcwd []", b"text"],
+    ids=repr,
+)
+def test_a_file_that_is_no_config_is_one_line_that_names_it(run, content):
+    (run / FILE).write_bytes(content)
+    with refused(run) as caught:
+        thaw(run, [])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_its_place_is_one_line_that_names_it(tmp_path):
+    (tmp_path / FILE).mkdir()
+    with refused(tmp_path):
+        thaw(tmp_path, [])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9, 0.97])
+def test_a_file_that_is_cut_short_is_a_complaint(run, share):
+    content = (run / FILE).read_bytes()
+    (run / FILE).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ConfigError, match=r"config\.yaml cannot be read: \S|is missing"):
+        thaw(run, [])
+
+
+def paths(values, prefix=()):
+    for key, value in values.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*prefix, key))
+
+
+def edited(run, path, change):
+    content = yaml.safe_load((run / FILE).read_text())
+    node = content
+    for key in path[:-1]:
+        node = node[key]
+    change(node, path[-1])
+    frozen.freeze(content, run)
+
+
+MAY_BE_MISSING = {("task", name) for name in ("classification", "anomaly_detection", "signal_prediction")}
+
+
+def test_a_key_that_is_gone_is_one_complaint_that_names_it_or_the_file(run, config):
+    """Every key of the file, one after the other."""
+    unclear = []
+    for path in paths(copy.deepcopy(plain(config))):
+        freeze(plain(config), run)
+        edited(run, path, lambda node, key: node.pop(key))
+        try:
+            thaw(run, [])
+        except ConfigError as error:
+            named = ".".join(path) in str(error)
+            if len(error.complaints) != 1 or not named:
+                unclear.append((".".join(path), str(error)))
+        else:
+            unclear.append((".".join(path), "was accepted"))
+    assert unclear == []
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [[]], "text ?"], ids=repr)
+def test_a_value_of_another_kind_is_refused_by_name(run, config, value):
+    """Every key of the file, one after the other."""
+    unclear = []
+    for path in paths(copy.deepcopy(plain(config))):
+        freeze(plain(config), run)
+        edited(run, path, lambda node, key: node.update({key: value}))
+        try:
+            thaw(run, [])
+        except ConfigError as error:
+            if ".".join(path) not in str(error) and FILE not in str(error):
+                unclear.append((".".join(path), str(error)))
+        else:
+            unclear.append((".".join(path), "was accepted"))
+    assert unclear == []
