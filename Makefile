@@ -21,11 +21,11 @@ train: install  ## the embedded example: simulated machines, on this machine; mo
 smoke: install  ## the same for eight steps
 	$(BIN)/vibench-train training=smoke $(ARGS)
 
-test: install  ## every test that needs no SLURM and no GPU
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+test: install  ## every test that needs no SLURM, no GPU and no quarter of an hour
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --ignore tests/faults $(ARGS)
 
-test-faults: install  ## only the real faults: kills, full disks, memory limits, damaged files
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+test-faults: install  ## real faults: kills, memory limits, leaks, full disks, damaged files (a quarter of an hour)
+	$(BIN)/python -m pytest --numprocesses 2 tests/faults $(ARGS)
 
 lint: install  ## style and formatting
 	$(BIN)/ruff check .
@@ -45,6 +45,7 @@ bench: install  ## start-up, first step, loop, throughput and models, as ratios 
 	$(BIN)/python benchmarks/duration.py
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/host.py
+	$(BIN)/python benchmarks/guard.py
 
 docs: install  ## docs/config.md, the config reference, from the schemas
 	$(BIN)/python -m vibench.config.reference > docs/config.md.tmp && mv docs/config.md.tmp docs/config.md

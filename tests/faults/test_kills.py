@@ -121,9 +121,10 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(cache, reference, tmp_path, n
     assert_the_same_to_the_bit(folder, reference[0])
 
 
-def test_two_processes_that_are_killed_go_on_together(cache, tmp_path):
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_that_are_killed_go_on_together(cache, tmp_path, sharding):
     """The machine goes down: supervisor and ranks at once, nobody cleans up."""
-    two = ("hardware.gpus=2", "data.workers=0")
+    two = ("hardware.gpus=2", "data.workers=0", "training.save_every_s=1", f"training.sharding={sharding}")
     subprocess.run(train(tmp_path / "whole", *two), check=True, capture_output=True)
     folder = tmp_path / "run"
     process = subprocess.Popen(train(folder, *two), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

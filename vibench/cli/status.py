@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from vibench.report.status import read_status
+from vibench.report.table import events_in_words
 
 USAGE = """usage: vibench-status DIR...
 
 The state of every run below the directories: completed, running, failed (and of what kind), cancelled, or lost: its
-process is gone and said nothing. Exit status 0 only if all are completed.
+process is gone and said nothing. vibench-resume RUN goes on with what is not completed. Exit status 0 only if all are.
 """
 
 
@@ -54,7 +55,8 @@ def main() -> None:
     statuses = {run: read_status(run) for run in runs}
     table = Table(Column("run", overflow="fold"), "state", "kind", "what it said")
     for run, status in statuses.items():
-        table.add_row(str(run), status["state"], status.get("kind", ""), status.get("error", "").split("\n")[0][:120])
+        said = status.get("error", "").split("\n")[0] or next(iter(events_in_words(status.get("events", []))[-1:]), "")
+        table.add_row(str(run), status["state"], status.get("kind", ""), said[:120])
     console = Console()
     Console(width=None if console.is_terminal else 200).print(table)
     counts = Counter(status["state"] for status in statuses.values())

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from vibench.memory.device import GIB, peak_gib
-from vibench.memory.host import free_gib
+from vibench.memory.host import free_gib, limit_left_gib
 
 SKIPPED, WINDOW = 3, 12  # epochs at the beginning, when caches fill, and the last ones that are looked at
 LEAST_BYTES = 3 * 10**6  # an epoch; less is noise
@@ -167,8 +167,8 @@ class Growth:
         offered = self.device_gib if name == "device" else self.ram_gib
         if offered is not None:
             return offered * GIB - level
-        free = free_gib() if name == "host" else None
-        return None if free is None else free * GIB
+        known = [gib for gib in (free_gib(), limit_left_gib()) if gib is not None] if name == "host" else []
+        return min(known) * GIB if known else None
 
 
 def census() -> Counter[str]:

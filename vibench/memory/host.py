@@ -1,6 +1,7 @@
 """Memory of the host: what a run takes of it, what there is, and how the C library keeps it."""
 
 import ctypes
+import resource
 import sys
 from pathlib import Path
 
@@ -92,6 +93,18 @@ def check_host(hardware: HardwareConfig, bill: dict[str, float]) -> None:
             f"the run takes {need:.1f} GiB of the host's memory, {whose}: {parts} GiB; use fewer data.workers, a "
             "smaller training.global_batch_size or d_model, or a machine with more"
         )
+
+
+def limit_left_gib() -> float | None:
+    """Address space that the limit of this process (``ulimit -v``) leaves it; None without one."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most == resource.RLIM_INFINITY:
+        return None
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return None
+    return (most - taken) / GIB
 
 
 def free_gib() -> float | None:

@@ -52,7 +52,7 @@ class Recovery:
         self.model, self.config, self.plan, self.device, self.note = model, config, plan, device, note
         self.micro_batch, self.checkpointing = plan.micro_batch, plan.checkpointing
         self._eval_micro_batch = plan.micro_batch
-        self._retries, self._in_a_row = _alloc_retries(device), 0
+        self._thrashing = Thrashing(_alloc_retries(device))
 
     def of_step(self, attempt: Callable[[int], T], again: Callable[[], None], size: int, step: int) -> T:
         """What an attempt returns, made with as much at once as there is room for.
@@ -81,7 +81,7 @@ class Recovery:
                 raise self._smaller(f"out of memory in {said}", size, step)
             told = first_told(said)
             if told is None:
-                if self._thrashes():
+                if self._thrashing.seen(_alloc_retries(self.device)):
                     self._pull("the allocator frees and asks again in every step", size, step)
                 return result
             again()
@@ -160,9 +160,19 @@ class Recovery:
             return attempt(self._eval_micro_batch)
         return halve_until_it_fits(attempt, self._eval_micro_batch, size, self.model, self.device, halved)
 
-    def _thrashes(self) -> bool:
-        """Whether the allocator was out of memory within itself, in one step after another: slow, and near the end."""
-        retries = _alloc_retries(self.device)
+
+class Thrashing:
+    """Whether the allocator was out of memory within itself, in one step after another: slow, and near the end.
+
+    Args:
+        retries: times so far that it had to free what it kept in order to go on.
+    """
+
+    def __init__(self, retries: int) -> None:
+        self._retries, self._in_a_row = retries, 0
+
+    def seen(self, retries: int) -> bool:
+        """Asked after every step; then the count begins anew."""
         self._in_a_row = self._in_a_row + 1 if retries > self._retries else 0
         self._retries = retries
         if self._in_a_row < PATIENCE:

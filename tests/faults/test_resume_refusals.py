@@ -1,0 +1,326 @@
+"""Going on with a run: the same line again, another value, and what is refused without touching anything."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import TINY
+from tests.faults.runs import Stumbles, assert_same_end, events, status_of, stumbling
+from tests.faults.test_honest_end import MAIN, start, wait_for_training
+from vibench.cli import resume as command
+from vibench.config.frozen import read, thaw
+from vibench.errors import ConfigError, DataError, VibenchError
+from vibench.run import run_experiment
+from vibench.training.checkpoints import read_checkpoint
+
+OPTIONS = ("training.epochs=30", "training.monitor=null")  # some seconds: the signal comes in the midst of it
+EVERY_STEP = ("training.epochs=3", "training.save_every_s=1e-6")
+
+
+@pytest.fixture(scope="module")
+def began(cache, tmp_path_factory):
+    """A run of vibench-train that was stopped by SIGTERM."""
+    folder = tmp_path_factory.mktemp("began")
+    process = start(folder, *OPTIONS)
+    wait_for_training(folder / "run")
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert status_of(folder / "run")["state"] == "cancelled"
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    """The run that was never stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_experiment(tiny(*OPTIONS), folder)
+    return folder
+
+
+@pytest.fixture
+def run(began, tmp_path):
+    """A copy of the stopped run."""
+    return shutil.copytree(began, tmp_path / "run")
+
+
+def again(run, *overrides):
+    """The line that began it."""
+    line = [sys.executable, "-c", MAIN, *TINY, f"hydra.run.dir={run}", *overrides]
+    return subprocess.run(line, cwd=run.parent, capture_output=True, text=True, timeout=120)
+
+
+def contents(run):
+    """Of every file, except of the lock."""
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What vibench-resume says, in this process, where it ends with 2."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vibench-resume", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            command.main()
+        assert left.value.code == 2
+        return capsys.readouterr().err
+
+    return call
+
+
+def test_the_same_line_again_goes_on_and_ends_as_if_it_had_never_been_stopped(run, undisturbed):
+    done = again(run, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    (said,) = events(run)
+    assert said.startswith("went on from step ")
+    assert [attempt["state"] for attempt in status_of(run)["attempts"]] == ["cancelled"]
+    assert_same_end(run, undisturbed)
+
+
+def test_the_same_line_with_another_value_is_refused_with_the_difference_and_touches_nothing(run):
+    before = contents(run)
+    assert {".hydra/config.yaml", ".hydra/overrides.yaml", "config.yaml", "status.json"} <= before.keys()
+    done = again(run, *OPTIONS, "training.lr=0.1", "backbone.dropout=0.3")
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert f"vibench-train: hydra.run.dir={run} holds a run that was begun with another config: " in said
+    assert "backbone.dropout: 0.1 -> 0.3, " in said
+    assert "training.lr: 0.001 -> 0.1; " in said
+    assert f"vibench-resume {run} backbone.dropout=0.3 training.lr=0.1 goes on with it" in said
+    assert contents(run) == before
+
+
+def test_another_config_is_refused_in_process_too(tiny, run):
+    before = contents(run)
+    with pytest.raises(ConfigError, match=r"begun with another config: training\.lr: 0\.001 -> 0\.1; vibench-resume"):
+        run_experiment(tiny(*OPTIONS, "training.lr=0.1"), run)
+    assert contents(run) == before
+
+
+def test_a_resume_with_another_value_goes_on_and_the_status_says_so(run, vibench):
+    done = vibench("resume", str(run), "training.lr=0.1")
+    assert done.returncode == 0, done.stderr
+    changed, went_on = events(run)
+    assert changed == "config changed: training.lr: 0.001 -> 0.1"
+    assert went_on.startswith("went on from step ")
+    assert read(run)["training"]["lr"] == 0.1
+    assert status_of(run)["state"] == "completed"
+
+
+def test_a_resume_without_a_change_says_nothing_of_the_config(run):
+    run_experiment(thaw(run, ["training.lr=1e-3"]), run, may_change=True)  # as it was
+    assert [text.partition(" ")[0] for text in events(run)] == ["went"]
+
+
+LEAK = r"the splits leak: vibench-resume .*run and test share \d+ entities \(.*\); use data\.split\.by=entity"
+
+
+def test_a_resume_whose_test_holds_what_the_weights_have_seen_is_refused_as_a_leak(run):
+    with pytest.raises(DataError, match=LEAK) as leak:
+        run_experiment(thaw(run, ["data.split.seed=1"]), run, may_change=True)
+    assert not leak.value.started  # exit status 2
+    assert (status_of(run)["state"], status_of(run)["kind"]) == ("failed", "DATA")
+
+
+def test_a_resume_that_leaks_and_may_says_so_in_the_result(run):
+    overrides = ["data.split.seed=1", "data.allow_leaky=true"]
+    status = run_experiment(thaw(run, overrides), run, may_change=True)
+    assert (status["split"]["clean"], status["split"]["waived"]) == (False, True)
+    assert status["split"]["shared"][-1]["splits"][1] == "test"
+    assert "data.split.seed: 0 -> 1, data.allow_leaky: False -> True" in events(run)[0]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=DataError,
+    reason="run.py run_experiment: the changed config is frozen before it is known whether the run may go on with it",
+)
+def test_after_a_change_that_was_refused_the_run_goes_on_as_it_began(run, undisturbed):
+    with pytest.raises(DataError, match=LEAK):
+        run_experiment(thaw(run, ["data.split.seed=1"]), run, may_change=True)
+    run_experiment(thaw(run, []), run, may_change=True)
+    assert_same_end(run, undisturbed)
+
+
+@pytest.fixture(scope="module")
+def crashed(tiny, tmp_path_factory):
+    """A run of 12 steps that ended in its 7th, the third of the second epoch."""
+    folder = tmp_path_factory.mktemp("crashed")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="cannot be multiplied"):
+        patch.setattr(Stumbles, "at", 7)
+        run_experiment(stumbling(tiny(*EVERY_STEP)), folder)
+    return folder
+
+
+def cannot(change, reason):
+    return pytest.param(change, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "data.label=fault_size",  # no window of the training has one
+        cannot("d_model=32", "fit.py fit: another model is found out when the run has begun, exit status 1"),
+        cannot("backbone.e_layers=1", "fit.py fit: another model is found out when the run has begun, exit status 1"),
+        cannot("training.optimizer=sgd", "optimizer.py load_state: KeyError: 'momentum'"),
+        cannot("training.task_weights=learned", "training.py load: RuntimeError of Weighing.load_state_dict"),
+        cannot("training.precision=fp16", "training.py load: RuntimeError of GradScaler.load_state_dict"),
+        cannot("training.max_steps=3", "fit.py: trains nothing, tests, and is then not proven: 6 of 3 promised steps"),
+        cannot("training.epochs=1", "fit.py: trains nothing, tests, and is then not proven: 6 of 4 promised steps"),
+    ],
+)
+def test_a_change_that_the_checkpoint_cannot_follow_is_refused_before_anything_is_trained(
+    tiny, crashed, tmp_path, change
+):
+    run = shutil.copytree(crashed, tmp_path / "run")
+    with pytest.raises(Exception, match=r".") as refused:
+        run_experiment(stumbling(tiny(*EVERY_STEP, change)), run, may_change=True)
+    assert isinstance(refused.value, VibenchError)
+    assert not refused.value.started  # exit status 2
+
+
+@pytest.mark.parametrize("change", ["training.epochs=2", "training.max_steps=6", "training.optimizer=adam", "seed=5"])
+def test_a_change_that_the_checkpoint_can_follow_ends_in_a_result(tiny, crashed, tmp_path, change):
+    run = shutil.copytree(crashed, tmp_path / "run")
+    status = run_experiment(stumbling(tiny(*EVERY_STEP, change)), run, may_change=True)
+    assert status["state"] == "completed"
+    assert events(run)[0].startswith("config changed: ")
+    assert events(run)[1] == f"went on from step 6 of {status['promised_steps']}"
+
+
+@pytest.mark.xfail(strict=True, reason="training.py steps_in_epoch: 6 steps of 1 epoch of 7 are -1 of the next one")
+@pytest.mark.parametrize("change", ["training.global_batch_size=16", "data.stride=128"])
+def test_a_resume_with_more_steps_in_an_epoch_ends_with_as_many_epochs_as_were_asked_for(
+    tiny, crashed, tmp_path, change
+):
+    run = shutil.copytree(crashed, tmp_path / "run")
+    run_experiment(stumbling(tiny(*EVERY_STEP, change)), run, may_change=True)
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["vibench"]["epoch"] == 3
+
+
+@pytest.fixture(scope="module")
+def completed(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("completed")
+    run_experiment(tiny(), folder)
+    return folder
+
+
+def test_a_resume_of_a_completed_run_prints_its_table_and_changes_nothing(completed, vibench):
+    before = contents(completed)
+    done = vibench("resume", str(completed))
+    assert done.returncode == 0, done.stderr
+    assert "classification" in done.stdout
+    assert "macro_f1" in done.stdout
+    assert contents(completed) == before
+
+
+def test_a_change_of_a_completed_run_comes_too_late(completed, refused):
+    before = contents(completed)
+    said = refused(completed, "training.lr=0.1")
+    assert said == (
+        f"vibench-resume: {completed} is completed, training.lr=0.1 comes too late; begin another run with "
+        "training.init_from\n"
+    )
+    assert contents(completed) == before
+
+
+@pytest.mark.parametrize("named", ["nothing", "folder"])
+def test_a_folder_without_a_run_is_refused(tmp_path, refused, named):
+    (tmp_path / "folder").mkdir()
+    folder = tmp_path / named
+    assert refused(folder) == (
+        f"vibench-resume: {folder} holds no run: there is no config.yaml; name the directory of a run\n"
+    )
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "cannot be read: "),
+        ("- 1", "cannot be read: it is no config of a run"),
+        ("training: {}", "cannot be read: "),
+        ("\0", "cannot be read: "),
+    ],
+)
+def test_a_frozen_config_that_was_damaged_is_one_line_that_names_it(run, refused, content, words):
+    (run / "config.yaml").write_text(content)
+    (said,) = refused(run).splitlines()
+    assert said.startswith(f"vibench-resume: {run / 'config.yaml'} {words}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--force"], "--force does not exist; there are --take-over and --help"),
+        (["--take_over"], "--take_over does not exist"),
+        (["training.learning_rate=1"], "training.learning_rate"),
+        (["training.lr=fast"], "training.lr"),
+        (["training.lr=-1"], "training.lr"),
+        (["another"], "name one run, there are 2"),
+    ],
+)
+def test_a_wrong_argument_is_refused_and_touches_nothing(run, refused, arguments, words):
+    before = contents(run)
+    said = refused(run, *arguments)
+    assert said.startswith("vibench-resume: ")
+    assert words in said
+    assert contents(run) == before
+
+
+def test_no_argument_shows_the_usage(refused, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vibench-resume"])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().out.startswith("usage: vibench-resume RUN")
+
+
+@pytest.fixture
+def elsewhere(run):
+    """A run that another machine is at, on paper."""
+    status = status_of(run) | {"state": "running", "host": "another-machine"}
+    (run / "status.json").write_text(json.dumps(status))
+    return run
+
+
+def test_a_run_of_another_machine_is_refused_and_touches_nothing_but_may_be_taken_over(
+    elsewhere, refused, vibench, undisturbed
+):
+    before = contents(elsewhere)
+    said = refused(elsewhere)
+    assert "already holds a run (running on another-machine); name another directory" in said
+    assert f"vibench-resume {elsewhere} --take-over if that machine is down" in said
+    assert contents(elsewhere) == before
+    done = vibench("resume", str(elsewhere), "--take-over")
+    assert done.returncode == 0, done.stderr
+    assert status_of(elsewhere)["attempts"][-1]["state"] == "lost"
+    assert status_of(elsewhere)["attempts"][-1]["host"] == "another-machine"
+    assert_same_end(elsewhere, undisturbed)
+
+
+def test_a_run_of_another_machine_is_not_begun_by_the_same_line_either(tiny, elsewhere):
+    before = contents(elsewhere)
+    with pytest.raises(ConfigError, match=r"already holds a run \(running on another-machine\)"):
+        run_experiment(tiny(*OPTIONS), elsewhere)
+    assert contents(elsewhere) == before
+
+
+def test_a_run_that_lives_on_this_machine_cannot_be_taken_over(cache, tmp_path, refused):
+    process = start(tmp_path, "training.epochs=2000", "training.monitor=null")
+    try:
+        wait_for_training(tmp_path / "run")
+        for flags in ([], ["--take-over"]):
+            said = refused(tmp_path / "run", *flags)
+            assert "holds a run that another process is at; name another directory" in said
+        assert process.poll() is None
+        assert status_of(tmp_path / "run")["pid"] == process.pid
+        assert events(tmp_path / "run") == []
+    finally:
+        process.kill()
+        process.communicate()
