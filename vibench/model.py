@@ -20,7 +20,7 @@ from vibench.tasks.task import Sizes, Task
 
 
 class Model(nn.Module):
-    """Plain PyTorch, usable without Hydra and without Lightning.
+    """Plain PyTorch, usable without Hydra.
 
     Args:
         embedding: (B, C, L) -> (B * G, N, D).

@@ -15,7 +15,7 @@ from vibench.memory.device import GIB
 from vibench.memory.trace import Levers
 from vibench.model import targets
 
-PROCESS_GIB = 0.52  # Python, torch, Lightning and h5py (``benchmarks/host.py``)
+PROCESS_GIB = 0.52  # Python, torch, torchmetrics and h5py (``benchmarks/host.py``)
 CUDA_GIB = 1.5  # libraries and context of CUDA in the host's memory: assumed, not measured
 WORKER_GIB = 0.1  # what a loading process does not share with the one it was forked from (``benchmarks/host.py``)
 AHEAD = 2  # batches that a worker of the DataLoader loads ahead

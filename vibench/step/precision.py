@@ -1,6 +1,6 @@
 """Arithmetic of the forward pass, and the loss scaling that fp16 needs.
 
-Kept apart from the Trainer's own precision, which has no fp16 on CPU and unscales only in automatic optimization.
+On every device: so that each precision is tested without a GPU.
 """
 
 from contextlib import AbstractContextManager
