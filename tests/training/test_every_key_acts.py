@@ -1,6 +1,7 @@
 """Every key of the training config changes what the training does. (The public project's never reached it.)"""
 
 import csv
+import mmap
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torch.optim import AdamW
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vibench.config.training import Schedule, TrainingConfig
+from vibench.errors import GrowthError, NanError, Restart
+from vibench.memory.growth import measure
 from vibench.run import run_experiment
 from vibench.step.optimizer import OnHost
 from vibench.training.checkpoints import read_checkpoint, weights_of
@@ -280,6 +283,80 @@ def test_every_n_steps_of_the_logger_is_how_often_losses_are_written(train):
     rarely = train("logger.every_n_steps=3", "training.max_steps=4", "training.warmup_steps=0")
     assert len(logged(often, "train/lr")) == 4
     assert len(logged(rarely, "train/lr")) == 2  # step 3, and the last
+
+
+@pytest.mark.parametrize(
+    ("option", "kept"), [("training.save_every_s=1e-9", True), ("training.save_every_s=1e9", False)]
+)
+def test_save_every_s_is_how_long_a_step_goes_unsaved(train, tmp_path, option, kept):
+    there = []
+
+    def watch(model):
+        look = lambda module, inputs: there.append(any(tmp_path.rglob("last.ckpt"))) if module.training else None  # noqa: E731
+        model.embedding.register_forward_pre_hook(look)
+
+    train(option, "training.epochs=1", watch=watch)
+    assert there == [False, kept, kept, kept]
+
+
+def broken_in(steps):
+    """Embed into NaN in those steps, counted from 1, however often they are tried and looked at."""
+
+    def watch(model):
+        done = [0]
+
+        def spoil(module, inputs, output):
+            if module.training and torch.is_grad_enabled():
+                done[0] += 1
+            return output * torch.nan if module.training and done[0] in steps else None
+
+        model.embedding.register_forward_hook(spoil)
+
+    return watch
+
+
+def test_on_nan_is_whether_a_step_that_is_not_finite_ends_the_run_or_is_left_out(train):
+    with pytest.raises(NanError, match=r"the loss of classification is nan at step 2 of 4.*first layer: embedding"):
+        train("training.on_nan=stop", "training.epochs=1", watch=broken_in({2}))
+    fitted = train("training.on_nan=skip", "training.epochs=1", watch=broken_in({2})).fitted
+    assert (fitted.steps, fitted.skipped_steps) == (4, 1)
+    with pytest.raises(Restart, match="the loss of classification is nan at step 2 of 4") as order:
+        train("training.on_nan=rewind", "training.epochs=1", watch=broken_in({2}))
+    assert order.value.changes == {"lr_scale": 0.5, "nans": 1}
+
+
+def test_nan_limit_is_how_many_steps_may_be_left_out(train):
+    options = ("training.on_nan=skip", "training.epochs=1")
+    assert train("training.nan_limit=2", *options, watch=broken_in({1, 3})).fitted.skipped_steps == 2
+    with pytest.raises(NanError, match=r"at step 3 of 4.*training\.nan_limit=1 is reached"):
+        train("training.nan_limit=1", *options, watch=broken_in({1, 3}))
+
+
+def hoarding(pages):
+    """Take 4 MB of the kernel in every epoch of four steps."""
+
+    def watch(model):
+        def take(module, inputs):
+            if module.training:
+                pages.append(mmap.mmap(-1, 10**6))
+                pages[-1].write(b"x" * 10**6)
+
+        model.embedding.register_forward_pre_hook(take)
+
+    return watch
+
+
+@pytest.mark.parametrize("policy", ["stop", "go_on"])
+def test_on_growth_is_whether_memory_that_will_not_last_ends_the_run(train, policy):
+    room = measure(torch.device("cpu")).host / 2**30 + 0.05  # what a few epochs take
+    options = (f"training.on_growth={policy}", "training.epochs=60", f"hardware.ram_gib={room}", *QUICK[:2])
+    if policy == "go_on":
+        assert train(*options, watch=hoarding([])).fitted.steps == 240
+        return
+    with pytest.raises(
+        GrowthError, match=r"the memory of the host grows by \d\.\d MiB an epoch.*no tensor that Python"
+    ):
+        train(*options, watch=hoarding([]))
 
 
 def test_no_key_of_the_training_is_without_a_test_here():
