@@ -250,9 +250,6 @@ def test_a_class_that_is_not_ours_is_one_complaint(run, config):
     assert said.startswith(f"{run / FILE} cannot be read: os.system is none of ")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="a rule of data.split asks for a set of what OmegaConf let pass"
-)
 def test_a_list_within_a_list_of_names_is_a_complaint(run, config):
     assert after(run, config, ("data", "split", "test"), lambda node, key: node.update({key: [["a"]]}))
 

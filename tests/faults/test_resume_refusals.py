@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.conftest import TINY
-from tests.faults.runs import Stumbles, assert_same_end, events, status_of, stumbling
+from tests.faults.runs import Stumbles, assert_same_end, events, status_of, stumbling, weights
 from tests.faults.test_honest_end import MAIN, start, wait_for_training
 from vibench.cli import resume as command
 from vibench.config.frozen import read, thaw
@@ -191,6 +192,26 @@ def test_a_change_that_the_checkpoint_can_follow_ends_in_a_result(tiny, crashed,
     assert status["state"] == "completed"
     assert events(run)[0].startswith("config changed: ")
     assert events(run)[1] == f"went on from step 6 of {status['promised_steps']}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.lr=0.01",
+        "training.clip_norm=0.01",
+        cannot("training.weight_decay=0.9", "optimizer.py load_state: param_groups of the checkpoint win over the new"),
+        cannot(
+            "training.optimizer=adam", "optimizer.py load_state: param_groups of the checkpoint make it AdamW again"
+        ),
+    ],
+)
+def test_a_change_that_the_status_tells_of_changes_the_weights(tiny, crashed, tmp_path, change):
+    unchanged, changed = (shutil.copytree(crashed, tmp_path / name) for name in ("unchanged", "changed"))
+    run_experiment(stumbling(tiny(*EVERY_STEP)), unchanged)
+    run_experiment(stumbling(tiny(*EVERY_STEP, change)), changed, may_change=True)
+    assert events(changed)[0].startswith(f"config changed: {change.partition('=')[0]}: ")
+    theirs = weights(unchanged)
+    assert not all(torch.equal(value, theirs[name]) for name, value in weights(changed).items())
 
 
 @pytest.mark.xfail(strict=True, reason="training.py steps_in_epoch: 6 steps of 1 epoch of 7 are -1 of the next one")

@@ -167,7 +167,6 @@ def test_where_no_lever_is_left_the_step_and_the_place_are_named(recovery):
     assert attempts.order[-1] == "again"  # nothing of it is left behind
 
 
-@pytest.mark.xfail(strict=True, reason="the micro-batch of the plan is named, of which the batch has fewer windows")
 def test_the_windows_that_were_at_once_on_the_device_are_named(recovery):
     one, _ = recovery(wish=Checkpointing.none)
     with pytest.raises(OutOfMemoryError, match="out of memory at step 5") as caught:

@@ -40,6 +40,8 @@ def main() -> None:
     try:
         if unknown := sorted(flags - {"--take-over"}):
             raise ConfigError([f"{unknown[0]} does not exist; there are --take-over and --help"])
+        if foreign := [text for text in overrides if text.startswith("hydra")]:
+            raise ConfigError([f"{foreign[0]} has no meaning here: a run stays in its directory; leave it out"])
         if len(folders) != 1:
             raise ConfigError([f"name one run, there are {len(folders)}: {' '.join(folders)}; see --help"])
         resume(Path(folders[0]), overrides, take_over="--take-over" in flags)

@@ -25,6 +25,9 @@ def interval(metadata: Any) -> str:
 
 def complaints_about(key: str, value: Any, metadata: Any) -> Iterator[str]:
     """What is wrong with one number, or with the numbers in a list."""
+    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+        yield f"{key}={value} has a list within the list; {metadata['meaning']}; use one list of plain values"
+        return
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue

@@ -1,7 +1,8 @@
 """Memory that grows from epoch to epoch: whether it will last to the end, and who takes it.
 
 The slope is the median of the slopes of all pairs of epochs (Theil 1950, Sen 1968), believed where the trend is
-significant (Mann 1945, Kendall 1975): neither a jump, nor noise, nor a plateau that is being approached counts.
+significant (Mann 1945, Kendall 1975) and both halves of what is looked at grow, and carried on as it develops:
+neither a jump, nor noise, nor a plateau that is being approached is an alarm.
 """
 
 import gc
@@ -9,6 +10,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +25,8 @@ from vibench.memory.host import free_gib, limit_left_gib
 
 SKIPPED, WINDOW = 3, 12  # epochs at the beginning, when caches fill, and the last ones that are looked at
 LEAST_BYTES = 3 * 10**6  # an epoch; less is noise
-Z_SEEN, Z_SURE = 1.6, 2.3  # of a trend of four epochs that all grow, and of six
+Z_SEEN, Z_LEAST, Z_SURE = 1.6, 2.3, 3.2  # of four epochs that all grow; of six; and of noise in one of 1,500 epochs
+STEADY = 0.8  # of the slope of the first half: less in the second is growth that slows down
 MIB = 2**20
 
 
@@ -33,11 +36,16 @@ class Trend:
 
     Attributes:
         slope: bytes an epoch.
-        z: significance of the trend, in standard deviations.
+        z: significance of the trend, in standard deviations; ``most`` is that of a series that always grows.
+        halves: slopes of the first and of the second half of what was looked at.
+        apart: epochs between the middles of the halves.
     """
 
     slope: float
     z: float
+    most: float
+    halves: tuple[float, float]
+    apart: float
 
     @property
     def seen(self) -> bool:
@@ -46,22 +54,37 @@ class Trend:
 
     @property
     def sure(self) -> bool:
-        return self.slope >= LEAST_BYTES and self.z >= Z_SURE
+        """Both halves grow: a jump is in one of them."""
+        certain = self.most >= Z_LEAST and self.z >= min(Z_SURE, self.most)
+        return certain and self.slope >= LEAST_BYTES and min(self.halves) >= LEAST_BYTES / 2
+
+    def to_come(self, epochs: int) -> float:
+        """Bytes of so many more epochs. Growth that slows down is taken to slow down on, as towards a plateau."""
+        first, second = self.halves
+        if first <= 0 or not 0 < second / first < STEADY:
+            return self.slope * epochs
+        time = self.apart / -math.log(second / first)
+        return second * time * (1 - math.exp(-epochs / time))
 
 
 def trend(levels: Sequence[float]) -> Trend:
     """Of the bytes at the same point of successive epochs, the first ones of the run among them."""
     recent = levels[SKIPPED:][-WINDOW:]
     n = len(recent)
-    if n < 2:
-        return Trend(0.0, 0.0)
     pairs = list(combinations(range(n), 2))
-    slope = statistics.median((recent[j] - recent[i]) / (j - i) for i, j in pairs)
     score = sum((recent[j] > recent[i]) - (recent[j] < recent[i]) for i, j in pairs)
     ties = sum(t * (t - 1) * (2 * t + 5) for t in Counter(recent).values())
-    variance = (n * (n - 1) * (2 * n + 5) - ties) / 18
-    z = (score - math.copysign(1, score)) / math.sqrt(variance) if score and variance > 0 else 0.0
-    return Trend(slope, z)
+    spread = math.sqrt(max(n * (n - 1) * (2 * n + 5) - ties, 0) / 18) or math.inf
+    most = (len(pairs) - 1) / spread if pairs else 0.0
+    z = (score - math.copysign(1, score)) / spread if score else 0.0
+    half = n // 2
+    halves = (_slope(recent[:half]), _slope(recent[n - half :]))
+    return Trend(_slope(recent), z, most, halves, n - half)
+
+
+def _slope(levels: Sequence[float]) -> float:
+    pairs = [(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(levels), 2)]
+    return statistics.median(pairs) if pairs else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +111,11 @@ def measure(device: torch.device) -> Memory:
 
 
 def _host_bytes() -> int:
-    try:
-        children = Path("/proc/self/task").glob("*/children")
-        pids = ["self", *(pid for path in children for pid in path.read_text().split())]
-        return sum(_private_bytes(pid) for pid in pids)
-    except OSError:
-        return int(peak_gib(torch.device("cpu")) * GIB)  # not on Linux: what was taken at most
+    pids = ["self"]
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            pids += path.read_text().split()
+    return sum(map(_private_bytes, pids)) or int(peak_gib(torch.device("cpu")) * GIB)  # not on Linux: taken at most
 
 
 def _private_bytes(pid: str) -> int:
@@ -151,7 +173,7 @@ class Growth:
             self._census[name] = census()
             return None
         room = self._room(name, level)
-        if self._said or not found.sure or room is None or found.slope * left + peak <= room:
+        if self._said or not found.sure or room is None or found.to_come(left) + peak <= room:
             return None
         self._said = True
         gc.collect()

@@ -88,7 +88,7 @@ class Recovery:
             give_back(self.device)
             if not self._pull(f"out of memory in {told}", size, step):
                 raise OutOfMemoryError(
-                    f"out of memory at step {step + 1} in {told}, with micro-batch {self.micro_batch} and "
+                    f"out of memory at step {step + 1} in {told}, with micro-batch {min(self.micro_batch, size)} and "
                     f"checkpointing {self.checkpointing}"
                 )
 

@@ -20,8 +20,8 @@ def build_optimizer(
     """The optimizer of what is trained.
 
     Adam and AdamW are fused: faster on any device, and without the temporary copy of all weights that the unfused ones
-    make on a GPU. Not in fp16, where the scaler leaves a step out itself; and not SGD, whose fused form takes no weights
-    without momentum beside others with it.
+    make on a GPU. Not in fp16, where the scaler leaves a step out itself; and not SGD, whose fused form takes no
+    weights without momentum beside others with it.
 
     Args:
         state: device, int8 or host, see :class:`vibench.config.training.OptimizerState`.

@@ -31,8 +31,8 @@ def set_rng_state(state: Rng, device: torch.device) -> None:
 
 
 class Snapshot:
-    """Random numbers and buffers before a step. Of the buffers, those that steps have been seen to change are copied;
-    the first time all are, since nothing is known yet.
+    """Random numbers and buffers before a step. All buffers are copied: no version of them tells what a batch
+    normalisation does to its own, and those of the shipped models are small.
 
     Args:
         modules: whose buffers there are.
@@ -40,36 +40,26 @@ class Snapshot:
     """
 
     def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
-        self.device = device
-        self.buffers = [(m, name) for module in modules for m in module.modules() for name in m._buffers]
+        self.modules, self.device = list(modules), device
         self.rng: Rng = {}
-        self._kept: list[tuple[nn.Module, str, Tensor | None, int, Tensor | None]] = []
-        self._known = False
+        self._kept: list[tuple[nn.Module, str, Tensor | None, Tensor | None]] = []
 
     def take(self) -> None:
-        if self._kept and not self._known:
-            self.buffers = [(m, name) for m, name, buffer, version, _ in self._kept if _moved(m, name, buffer, version)]
-            self._known = True
         self.rng = rng_state(self.device)
-        self._kept = []
-        for module, name in self.buffers:
-            buffer = module._buffers[name]
-            copy, version = (None, 0) if buffer is None else (buffer.clone(), buffer._version)
-            self._kept.append((module, name, buffer, version, copy))
+        self._kept = [
+            (module, name, buffer, None if buffer is None else buffer.clone())
+            for root in self.modules
+            for module in root.modules()
+            for name, buffer in module._buffers.items()
+        ]
 
     @torch.no_grad()
     def restore(self) -> None:
         set_rng_state(self.rng, self.device)
-        for module, name, buffer, version, copy in self._kept:
-            if _moved(module, name, buffer, version):
-                module._buffers[name] = buffer
-                if buffer is not None and copy is not None:
-                    buffer.copy_(copy)
-
-
-def _moved(module: nn.Module, name: str, buffer: Tensor | None, version: int) -> bool:
-    now = module._buffers[name]
-    return now is not buffer or (now is not None and now._version != version)
+        for module, name, buffer, copy in self._kept:
+            module._buffers[name] = buffer  # also where another was put in its place
+            if buffer is not None and copy is not None:
+                buffer.copy_(copy)
 
 
 def give_back(device: torch.device) -> None:

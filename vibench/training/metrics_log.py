@@ -2,7 +2,9 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +25,27 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, *, rows: int, tensorboard: Path | None, step: int) -> None:
-        self.path, self.rows = path, rows
+        self.path, self.rows = path, 0
         self.columns: list[str] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if rows and path.exists():
-            with path.open(newline="") as file:
-                kept = list(csv.DictReader(file))[:rows]
-            self.columns = list(kept[0]) if kept else []
-            self.rows = len(kept)
-            self._rewrite(kept)
-        else:
-            self.rows = 0
-            path.unlink(missing_ok=True)
+        with self._complaining():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._first(rows) if rows and path.exists() else []
+            self.columns, self.rows = list(kept[0]) if kept else [], len(kept)
+            if kept:
+                self._rewrite(kept)
+            else:
+                path.unlink(missing_ok=True)
         self.board = _board(tensorboard, step) if tensorboard is not None else None
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         row = {"step": step} | values
-        try:
+        with self._complaining():
             new = [name for name in row if name not in self.columns]
             if new:
                 self.columns += new
-                kept = []
-                if self.rows:
-                    with self.path.open(newline="") as file:
-                        kept = list(csv.DictReader(file))[: self.rows]
-                self._rewrite(kept)
+                self._rewrite(self._first(self.rows) if self.rows else [])
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
-        except OSError as error:
-            raise OutputError(
-                f"{self.path} cannot be written: {error.strerror}; make room, then vibench-resume {self.path.parent}"
-            ) from error
         self.rows += 1
         if self.board is not None:
             for name, value in values.items():
@@ -64,12 +56,17 @@ class MetricsLog:
         """To the disk, before a checkpoint that counts these rows."""
         if not self.rows:
             return
-        with self.path.open("rb") as file:
+        with self._complaining(), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+
+    def _first(self, rows: int) -> list[dict[str, Any]]:
+        """What comes after them, a line that was cut or zeros after a power cut, is not looked at."""
+        with self.path.open(newline="", errors="replace") as file:
+            return list(islice(csv.DictReader(file), rows))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         temporary = self.path.with_name(f".{self.path.name}.tmp")
@@ -79,9 +76,18 @@ class MetricsLog:
                 writer.writeheader()
                 writer.writerows(rows)
             os.replace(temporary, self.path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"{self.path} cannot be written: {error.strerror}") from error
+            raise OutputError(
+                f"{self.path} cannot be written: {error.strerror}; make room, then vibench-resume {self.path.parent}"
+            ) from error
 
 
 def _board(folder: Path, step: int) -> Any:
