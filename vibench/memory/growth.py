@@ -119,15 +119,12 @@ def _host_bytes() -> int:
 
 
 def _private_bytes(pid: str) -> int:
-    """Of what several processes share, each is counted its part."""
-    for file, key in (("smaps_rollup", "Pss_Anon:"), ("status", "RssAnon:")):  # the second for an old kernel
-        try:
+    """What is in no file; of what several processes share, each is counted its part."""
+    for file, keys in (("smaps_rollup", ("Pss_Anon:", "Pss_Shmem:")), ("status", ("RssAnon:", "RssShmem:"))):
+        with suppress(OSError):  # it has ended, or the kernel is old
             lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
-        except OSError:  # it has ended
-            continue
-        for line in lines:
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
+            if found := [int(line.split()[1]) * 1024 for line in lines if line.startswith(keys)]:
+                return sum(found)
     return 0
 
 
