@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vibench.config import frozen
 from vibench.config.experiment import ExperimentConfig
 from vibench.data.audit import audit_start, entities_of
 from vibench.data.build import build
@@ -50,6 +51,15 @@ from vibench.training.resume import resumed
 from vibench.training.start import start_from
 
 log = logging.getLogger("vibench")
+RESET = {  # key that a user may change on resuming -> what events have made of it, forgotten then
+    "training.lr": {"lr_scale": 1.0, "nans": 0},
+    "training.on_nan": {"nans": 0},
+    "training.nan_limit": {"nans": 0},
+    "training.micro_batch": {"micro_batch": "auto"},
+    "training.accumulation": {"micro_batch": "auto"},
+    "training.checkpointing": {"checkpointing": "auto"},
+    "training.optimizer_state": {"optimizer_state": "auto"},
+}
 LARGE = 0.1  # part of a card that a run must take for its peak to say something of others: a small one is all workspace
 PACKAGES = ("vibench", "torch", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
 
@@ -91,10 +101,13 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         write_json(run_dir / "env.json", environment())
     device = choose_device(config.hardware)
     reset_peak(device)
+    asked = config
     config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
     data = build(config.data, targets(config))
     sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
-    changes = of_first(changes_of(run_dir))
+    changed = list(frozen.differences(frozen.read(run_dir), plain(asked)))
+    fresh = {name: value for text in changed for name, value in RESET.get(text.partition(": ")[0], {}).items()}
+    changes = of_first(changes_of(run_dir)) | fresh
     free = least_over_ranks(free_gib(device), device) if device.type == "cuda" else None
     plan = None
     if not rank():  # for all of them
@@ -105,11 +118,9 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
     seed_everything(config.seed)
     model = build_model(config, **sizes)
     check_bounded(model)
-    resume = resumed(plain(config), data, run_dir)
-    if resume is not None and not rank():
-        text = f"went on from step {resume['vibench']['steps_done']} of {promised}"
-        log.info(text)
-        note(run_dir, {"kind": "resume", "step": resume["vibench"]["steps_done"], "text": text, "changes": {}})
+    resume = resumed(plain(config), data, run_dir, promised)
+    if resume is not None:
+        load_weights(model, resume, run_dir / "checkpoints")
     start = resume["vibench"]["start"] if resume is not None else start_from(model, config, data.classes)
     if start is not None and resume is None:
         audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
@@ -124,6 +135,24 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
             seen = None if other["seen"] is None or seen is None else sorted({*seen, *other["seen"]})
     identity = {"config": plain(config), "classes": data.classes, "seen": seen, "start": start} | sizes
     identity["data"] = data.fingerprint()
+    begun = False
+
+    def accept() -> None:
+        """Nothing is refused any more: what is another than before is so from here on."""
+        nonlocal begun
+        begun = True
+        if rank():
+            return
+        if changed:
+            told = f"config changed: {', '.join(changed)}"
+            note(run_dir, {"kind": "config", "step": None, "text": told, "changes": fresh})
+            frozen.freeze(plain(asked), run_dir)
+        if resume is not None:
+            done = resume["vibench"]["steps_done"]
+            text = f"went on from step {done} of {promised}"
+            log.info(text)
+            note(run_dir, {"kind": "resume", "step": done, "text": text, "changes": {}})
+
     try:
         fitted = fit(
             model,
@@ -135,10 +164,10 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
             identity=identity,
             resume=resume,
             note=(lambda event: None) if rank() else partial(note, run_dir),
+            accepted=accept,
             lr_scale=changes.get("lr_scale", 1.0),
             nans=changes.get("nans", 0),
         )
-        del resume
         first = not rank()
         leave()
         if not first:
@@ -149,7 +178,7 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         results = _tested(config, data, plan, fitted, device, sizes, run_dir)
         _prove(config, data, fitted, results)
     except VibenchError as error:
-        error.started = True
+        error.started = begun
         raise
     (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # there is nothing to go on with any more
     return {

@@ -22,13 +22,6 @@ from vibench.report.table import print_result
 from vibench.signals import heeded
 
 log = logging.getLogger("vibench")
-RESET = {  # what an event has changed and a user can: key -> what the event called it, its value for a fresh start
-    "training.lr": ("lr_scale", 1.0),
-    "training.micro_batch": ("micro_batch", "auto"),
-    "training.accumulation": ("micro_batch", "auto"),
-    "training.checkpointing": ("checkpointing", "auto"),
-    "training.optimizer_state": ("optimizer_state", "auto"),
-}
 
 
 def run_experiment(
@@ -53,9 +46,7 @@ def run_experiment(
         raise ConfigError(refusal(changed, run_dir))
     with heeded() as ignore_signals:
         with recorded(run_dir, facts, take_over=take_over) as prove:
-            if changed:
-                note(run_dir, _event(changed))
-            if changed or not has_begun(run_dir):
+            if not has_begun(run_dir):
                 frozen.freeze(plain(config), run_dir)
             try:
                 result = _train(config, run_dir)
@@ -88,12 +79,6 @@ def refusal(changed: list[str], run_dir: Path) -> list[str]:
     keys = " ".join(f"{key}={value.rpartition(' -> ')[2]}" for key, value in (text.split(": ", 1) for text in changed))
     remedy = f"vibench-resume {run_dir} {keys} goes on with it, another hydra.run.dir begins anew"
     return [f"hydra.run.dir={run_dir} holds a run that was begun with another config: {', '.join(changed)}; {remedy}"]
-
-
-def _event(changed: list[str]) -> dict[str, Any]:
-    keys = [text.partition(": ")[0] for text in changed]
-    fresh = dict(RESET[key] for key in keys if key in RESET)
-    return {"kind": "config", "step": None, "text": f"config changed: {', '.join(changed)}", "changes": fresh}
 
 
 def _train(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:

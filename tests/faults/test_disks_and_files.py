@@ -121,9 +121,6 @@ def test_a_folder_that_becomes_read_only_in_the_midst_ends_the_run_and_it_goes_o
     assert_same_end(run, undisturbed)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cli/resume.py resume: what logging.FileHandler raises is a traceback and exit status 1"
-)
 def test_a_resume_that_cannot_write_to_the_directory_is_one_line_and_nothing_is_started(tiny, vibench, disk):
     (disk / "run").mkdir()
     freeze(plain(tiny()), disk / "run")  # a run that has got no further
@@ -194,7 +191,6 @@ def test_a_store_that_is_cut_short_in_the_midst_is_named_and_the_run_goes_on_whe
     assert_same_end(run, tmp_path / "undisturbed")
 
 
-@pytest.mark.xfail(strict=True, reason="loader.py _end_workers: torch's handler of SIGCHLD raises as they are killed")
 def test_what_goes_wrong_in_a_loading_process_is_told_without_a_traceback(store, tmp_path):
     process = begin(tmp_path, *from_store(store, "training.epochs=200", "data.workers=1"))
     wait_for_training(tmp_path / "run")

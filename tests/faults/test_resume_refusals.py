@@ -16,7 +16,6 @@ from vibench.cli import resume as command
 from vibench.config.frozen import read, thaw
 from vibench.errors import ConfigError, DataError, VibenchError
 from vibench.run import run_experiment
-from vibench.training.checkpoints import read_checkpoint
 
 OPTIONS = ("training.epochs=30", "training.monitor=null")  # some seconds: the signal comes in the midst of it
 EVERY_STEP = ("training.epochs=3", "training.save_every_s=1e-6")
@@ -136,11 +135,6 @@ def test_a_resume_that_leaks_and_may_says_so_in_the_result(run):
     assert "data.split.seed: 0 -> 1, data.allow_leaky: False -> True" in events(run)[0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=DataError,
-    reason="run.py run_experiment: the changed config is frozen before it is known whether the run may go on with it",
-)
 def test_after_a_change_that_was_refused_the_run_goes_on_as_it_began(run, undisturbed):
     with pytest.raises(DataError, match=LEAK):
         run_experiment(thaw(run, ["data.split.seed=1"]), run, may_change=True)
@@ -158,31 +152,30 @@ def crashed(tiny, tmp_path_factory):
     return folder
 
 
-def cannot(change, reason):
-    return pytest.param(change, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        "data.label=fault_size",  # no window of the training has one
-        cannot("d_model=32", "fit.py fit: another model is found out when the run has begun, exit status 1"),
-        cannot("backbone.e_layers=1", "fit.py fit: another model is found out when the run has begun, exit status 1"),
-        cannot("training.optimizer=sgd", "optimizer.py load_state: KeyError: 'momentum'"),
-        cannot("training.task_weights=learned", "training.py load: RuntimeError of Weighing.load_state_dict"),
-        cannot("training.precision=fp16", "training.py load: RuntimeError of GradScaler.load_state_dict"),
-        cannot("training.max_steps=3", "fit.py: trains nothing, tests, and is then not proven: 6 of 3 promised steps"),
-        cannot("training.epochs=1", "fit.py: trains nothing, tests, and is then not proven: 6 of 4 promised steps"),
+        ("data.label=fault_size", "no window of train has a label"),
+        ("d_model=32", "is of another model"),
+        ("backbone.e_layers=1", "is of another model"),
+        ("training.optimizer=sgd", r"training\.optimizer was adam or adamw, now it is sgd"),
+        ("training.task_weights=learned", r"training\.task_weights was fixed, now it is learned"),
+        ("training.precision=fp16", r"training\.precision=fp16 was False, now it is True"),
+        ("training.max_steps=3", r"6 steps are done, training\.epochs=\d+ and training\.max_steps=3 promise only 3"),
+        ("training.epochs=1", r"6 steps are done, training\.epochs=1 and training\.max_steps=None promise only 4"),
+        ("training.global_batch_size=16", "steps of an epoch was 4, now it is 7"),
+        ("data.stride=128", "steps of an epoch was 4, now it is"),
     ],
 )
 def test_a_change_that_the_checkpoint_cannot_follow_is_refused_before_anything_is_trained(
-    tiny, crashed, tmp_path, change
+    tiny, crashed, tmp_path, change, words
 ):
     run = shutil.copytree(crashed, tmp_path / "run")
-    with pytest.raises(Exception, match=r".") as refused:
+    frozen = (run / "config.yaml").read_bytes()
+    with pytest.raises(VibenchError, match=words) as refused:
         run_experiment(stumbling(tiny(*EVERY_STEP, change)), run, may_change=True)
-    assert isinstance(refused.value, VibenchError)
     assert not refused.value.started  # exit status 2
+    assert (run / "config.yaml").read_bytes() == frozen
 
 
 @pytest.mark.parametrize("change", ["training.epochs=2", "training.max_steps=6", "training.optimizer=adam", "seed=5"])
@@ -199,10 +192,8 @@ def test_a_change_that_the_checkpoint_can_follow_ends_in_a_result(tiny, crashed,
     [
         "training.lr=0.01",
         "training.clip_norm=0.01",
-        cannot("training.weight_decay=0.9", "optimizer.py load_state: param_groups of the checkpoint win over the new"),
-        cannot(
-            "training.optimizer=adam", "optimizer.py load_state: param_groups of the checkpoint make it AdamW again"
-        ),
+        "training.weight_decay=0.9",
+        "training.optimizer=adam",
     ],
 )
 def test_a_change_that_the_status_tells_of_changes_the_weights(tiny, crashed, tmp_path, change):
@@ -212,16 +203,6 @@ def test_a_change_that_the_status_tells_of_changes_the_weights(tiny, crashed, tm
     assert events(changed)[0].startswith(f"config changed: {change.partition('=')[0]}: ")
     theirs = weights(unchanged)
     assert not all(torch.equal(value, theirs[name]) for name, value in weights(changed).items())
-
-
-@pytest.mark.xfail(strict=True, reason="training.py steps_in_epoch: 6 steps of 1 epoch of 7 are -1 of the next one")
-@pytest.mark.parametrize("change", ["training.global_batch_size=16", "data.stride=128"])
-def test_a_resume_with_more_steps_in_an_epoch_ends_with_as_many_epochs_as_were_asked_for(
-    tiny, crashed, tmp_path, change
-):
-    run = shutil.copytree(crashed, tmp_path / "run")
-    run_experiment(stumbling(tiny(*EVERY_STEP, change)), run, may_change=True)
-    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["vibench"]["epoch"] == 3
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,10 @@ def resume(run_dir: Path, overrides: list[str], *, take_over: bool) -> None:
             )
         print_result(status, str(run_dir))
         return
-    handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(run_dir / "vibench-train.log")]
+    try:
+        handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(run_dir / "vibench-train.log")]
+    except OSError as error:
+        raise ConfigError([f"{run_dir} cannot be written to: {error.strerror}; make it writable"]) from error
     logging.basicConfig(level=logging.INFO, format=LINE, handlers=handlers)
     for text in changes(config, run_dir):
         logging.getLogger("vibench").info(f"changed: {text}")

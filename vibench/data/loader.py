@@ -123,6 +123,7 @@ class EpochShuffle(Sampler[int]):
 
 def _end_workers() -> None:
     """At the end of the process, those that an error has left: they pass over the SIGTERM that others would send."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # by which torch would complain of their end
     for process in multiprocessing.active_children():
         process.kill()
 

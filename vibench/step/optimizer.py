@@ -62,7 +62,10 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float, factor: float) -> N
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put back the state of an optimizer, whole tensors; of weights that the ranks share, each takes its part."""
+    """Put back the state of an optimizer, whole tensors; of weights that the ranks share, each takes its part.
+
+    Decay, betas and the like are those of the optimizer, not of the one that was saved: a resumed run may change them.
+    """
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -76,7 +79,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         number: {name: own_part(weights[number], value) for name, value in values.items()}
         for number, values in state["state"].items()
     }
-    optimizer.load_state_dict(state | {"state": kept})
+    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _eight_bit() -> type[torch.optim.Optimizer]:

@@ -91,12 +91,15 @@ class Step:
             if (objective := self.weighing.objective(told)) is not None:
                 self.scaler.scale(objective).backward()
         self.scaler.unscale_(optimizer)
-        norm = self._clip()
-        if check(shares, norm):
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights])  # also where it is not clipped: it may not be finite
+        if check(shares, norm.full_tensor() if self.sharded else norm):
+            if self.config.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
             self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)  # at once: old gradients need not live through the next forward pass
-        return norm
+        return norm.full_tensor() if self.sharded else norm
 
     def _scale(self, loss: Tensor) -> Tensor:
         """Against underflow, and against the mean that sharding takes over the ranks: the parts are to be summed."""
@@ -115,11 +118,3 @@ class Step:
                     share.squared_norm /= ranks() ** 2
         else:
             sum_over_ranks([p.grad for p in self.model.parameters() if p.grad is not None])
-
-    def _clip(self) -> Tensor:
-        """Norm of the gradient before it is clipped: without it, one that is not finite would reach the weights."""
-        weights = [p for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in weights])
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
-        return norm.full_tensor() if self.sharded else norm

@@ -153,10 +153,11 @@ def read_checkpoint(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} cannot be read as a checkpoint: it holds no state_dict of tensors")
-    told = checkpoint.get("vibench", {})
-    if sealed and told.get("format") != FORMAT:
+    told = checkpoint.get("vibench")
+    version = told.get("format") if isinstance(told, dict) else None
+    if sealed and version != FORMAT:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is of format {told.get('format')}, this vibench reads {FORMAT}"
+            f"{path} cannot be read as a checkpoint: it is of format {version}, this vibench reads {FORMAT}"
         )
     return checkpoint
 

@@ -1,6 +1,7 @@
 """Fit: from a model and audited data to checkpoints on disk."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vibench.model import Model, freeze
 from vibench.signals import deferred
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.ranks import rank, shard
-from vibench.training.checkpoints import BEST, LAST, load_weights
+from vibench.training.checkpoints import BEST, LAST
 from vibench.training.keeper import Keeper
 from vibench.training.loop import Loop
 from vibench.training.metrics_log import MetricsLog
@@ -108,6 +109,7 @@ def fit(
     identity: dict[str, Any],
     resume: dict[str, Any] | None = None,
     note: Note = lambda event: None,
+    accepted: Callable[[], None] = lambda: None,
     lr_scale: float = 1.0,
     nans: int = 0,
 ) -> Fitted:
@@ -115,8 +117,9 @@ def fit(
 
     Args:
         identity: plain types that say which model this is; kept in every checkpoint.
-        resume: a checkpoint of the same run, from which it goes on.
+        resume: a checkpoint of the same run, from which it goes on, and whose weights are in the model.
         note: takes what happens to the run besides.
+        accepted: called when nothing is left to be refused, before the first step.
         lr_scale, nans: of the learning rate, and the steps that were not finite, after a rewind.
 
     Raises:
@@ -128,8 +131,6 @@ def fit(
     training = config.training
     freeze(model, training.freeze)
     checkpoint_blocks(model.backbone, plan.checkpointing)
-    if resume is not None:
-        load_weights(model, resume, run_dir / "checkpoints")
     if plan.sharding == "full":
         shard(model, device)
     else:
@@ -161,6 +162,9 @@ def fit(
     )
     if resume is not None:
         state.load(resume)
+        for part in ("state_dict", "optimizer_states"):
+            del resume[part]  # they are in the model and the optimizer by now, and may be large
+    accepted()
     pace = Pace(state.total_steps)
     with deferred(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")  # by a rank without labels

@@ -13,7 +13,7 @@ from vibench.training.checkpoints import BEST, CheckpointError, newest_good, rea
 log = logging.getLogger("vibench")
 
 
-def resumed(config: dict[str, Any], data: Data, run_dir: Path) -> dict[str, Any] | None:
+def resumed(config: dict[str, Any], data: Data, run_dir: Path, promised: int) -> dict[str, Any] | None:
     """The newest good checkpoint of a run; None where it begins.
 
     Where the config asks for other data than the run began with, what the weights have seen is audited against the new
@@ -21,6 +21,7 @@ def resumed(config: dict[str, Any], data: Data, run_dir: Path) -> dict[str, Any]
 
     Args:
         config: of the run, in plain types.
+        promised: optimizer steps of the whole training.
 
     Raises:
         DataError: the data are others than those the run began with, although the config is not.
@@ -38,21 +39,24 @@ def resumed(config: dict[str, Any], data: Data, run_dir: Path) -> dict[str, Any]
                 "windows; bring the old one back, or begin another run"
             )
         audit_start(data.certificate, known["seen"], f"vibench-resume {run_dir}", config["data"]["allow_leaky"])
-    _mend_best(checkpoint, path, changed=before != config)
+    _mend_best(checkpoint, path, promised, changed=before != config)
     return checkpoint
 
 
-def _mend_best(checkpoint: dict[str, Any], path: Path, *, changed: bool) -> None:
+def _mend_best(checkpoint: dict[str, Any], path: Path, promised: int, *, changed: bool) -> None:
     """The best validation is looked for anew where its weights are lost, or are of a future that will be another."""
     best, known = path.with_name(BEST), checkpoint["vibench"]
     if known["best"]["value"] is None:
         return
     try:
         ahead = read_checkpoint(best, sealed=True)["vibench"]["steps_done"] > known["steps_done"]
+        if not (ahead and changed):
+            return
+        log.warning(f"{best} is ahead of {path.name}: the best validation is looked for anew")
     except CheckpointError as error:
         log.warning(f"{error}; the best validation is looked for anew")
-        known["best"] |= {"value": None, "waited": 0}
-        return
-    if ahead and changed:
-        log.warning(f"{best} is ahead of {path.name}: the best validation is looked for anew")
-        known["best"] |= {"value": None, "waited": 0}
+    over = known["best"]["early_stop"] is not None or known["steps_done"] >= promised
+    known["best"] |= {"value": None, "waited": 0, "early_stop": None}
+    if over:  # of the last weights, at least, a validation: back to before it, and the two rows that it logged
+        known["epoch"] -= 1
+        known["log_rows"] -= 2

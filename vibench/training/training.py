@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from vibench.config.task import TaskConfig
-from vibench.config.training import OnNan, TaskOrder, TrainingConfig
+from vibench.config.training import OnNan, Optimizer, TaskOrder, TrainingConfig
 from vibench.data.batch import Batch
-from vibench.errors import NanError, Restart
+from vibench.errors import ConfigError, NanError, Restart
 from vibench.memory.plan import MemoryPlan
 from vibench.memory.recovery import Recovery
 from vibench.model import Model
@@ -35,6 +35,7 @@ from vibench.training.schedule import lr_factor
 log = logging.getLogger("vibench")
 Note = Callable[[dict[str, Any]], None]  # writes an event into the status of the run
 SLOWER = 0.5  # factor of the learning rate after a rewind
+SETTLED = 40  # steps after which the scale of fp16 has become so small that no gradient overflows that could be used
 
 
 class Training:
@@ -292,7 +293,8 @@ class Training:
         """
         self.write({f"train/{name}/epoch_loss": loss for name, loss in self.epoch_losses.items()} | measured)
         self.epoch += 1
-        if self.skipped_steps == self.steps_done:
+        hopeless = self.finished or self.steps_done >= SETTLED
+        if self.skipped_steps == self.steps_done and hopeless:
             raise NanError(
                 f"none of the {self.steps_done} steps changed a weight: every fp16 gradient overflowed, or was left "
                 "out; use training.precision=bf16 or fp32"
@@ -319,16 +321,44 @@ class Training:
                 "turns": dict(self.turns),
                 "best": dict(self.best),
                 "nans": self.nans,
+                "made_with": self.made_with(),
             },
         }
 
+    def made_with(self) -> dict[str, Any]:
+        """What must be the same where a state is loaded, in the words of the config."""
+        return {
+            "training.optimizer": "sgd" if self.config.optimizer is Optimizer.sgd else "adam or adamw",
+            "training.task_weights": self.config.task_weights.name,
+            "training.precision=fp16": self.plan.precision == "fp16",
+            "training.optimizer_state=int8": self.plan.optimizer_state == "int8",
+            "steps of an epoch": self.per_epoch,
+        }
+
     def load(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state` was asked; the weights of the model are loaded before it is shared out."""
+        """Go on where :meth:`state` was asked; the weights of the model are loaded before it is shared out.
+
+        Raises:
+            ConfigError: it cannot, as it is another kind of training, or has fewer steps than are done.
+        """
+        told = state["vibench"]
+        now = self.made_with()
+        complaints = [
+            f"{name} was {before}, now it is {now[name]}: the run cannot go on so; leave it, or begin another"
+            for name, before in told["made_with"].items()
+            if now[name] != before
+        ]
+        if told["steps_done"] > self.total_steps:
+            complaints.append(
+                f"{told['steps_done']} steps are done, training.epochs={self.config.epochs} and training.max_steps="
+                f"{self.config.max_steps} promise only {self.total_steps}; use more of them, or begin another run"
+            )
+        if complaints:
+            raise ConfigError(complaints)
         weighing = {k.removeprefix("weighing."): v for k, v in state["state_dict"].items() if k.startswith("weighing.")}
         self.weighing.load_state_dict(weighing)
         load_state(self.optimizer, state["optimizer_states"][0])
         self.scaler.load_state_dict(state["scaler"])
-        told = state["vibench"]
         for name in ("epoch", "steps_done", "skipped_steps", "labels_seen", "last_losses", "turns", "best"):
             setattr(self, name, told[name])
         self.epoch_sums = {name: tuple(pair) for name, pair in told["epoch_sums"].items()}
