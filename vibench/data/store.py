@@ -18,10 +18,11 @@ kills the process, and nobody can say why.
 import math
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -86,17 +87,17 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._file: int | None = None
         try:
             with h5py.File(path, "r") as file:
-                self._read(file)
+                self._understand(file)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist; make it with `vibench-data prepare`") from None
         except (OSError, KeyError, IndexError, UnicodeDecodeError) as error:
             said = str(error).splitlines()[0]
             raise DataError(f"{path} cannot be read as a store: {said}; {_AGAIN}") from error
 
-    def _read(self, file: h5py.File) -> None:
+    def _understand(self, file: h5py.File) -> None:
         if file.attrs.get("format") != FORMAT:
             raise DataError(
                 f"{self.path} is an HDF5 file but not a vibench store; make one with `vibench-data prepare`"
@@ -133,25 +134,26 @@ class Store:
         """
         offset, (length, channels) = self._places[recording.system]
         begin, end = (min(recording.start + sample, length) for sample in (start, stop))
-        nbytes = (end - begin) * channels * 4
+        width = channels * 4
+        samples = self._read(offset + begin * width, (end - begin) * width)
+        return np.frombuffer(samples, np.float32).reshape(end - begin, channels)
+
+    def _read(self, place: int, nbytes: int) -> bytes:
+        found = b""
         try:
             if self._file is None:
-                self._file = self.path.open("rb", buffering=0)
-            samples = os.pread(self._file.fileno(), nbytes, offset + begin * channels * 4)
-            while 0 < len(samples) < nbytes:  # the kernel reads 2 GiB at most
-                more = os.pread(
-                    self._file.fileno(), nbytes - len(samples), offset + begin * channels * 4 + len(samples)
-                )
-                samples += more
+                self._file = os.open(self.path, os.O_RDONLY)
+                weakref.finalize(self, os.close, self._file)
+            while len(found) < nbytes:  # the kernel reads 2 GiB at most
+                more = os.pread(self._file, nbytes - len(found), place + len(found))
                 if not more:
-                    break
+                    raise DataError(f"{self.path} was cut short while it was in use; bring it back as it was")
+                found = found + more if found else more
         except OSError as error:
             if is_out_of_memory(error):
                 raise
             raise DataError(f"{self.path} cannot be read any more: {error.strerror}; bring it back") from error
-        if len(samples) != nbytes:
-            raise DataError(f"{self.path} was cut short while it was in use; bring it back as it was")
-        return np.frombuffer(samples, np.float32).reshape(end - begin, channels)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None}  # an open file is not inherited, it is opened
