@@ -147,6 +147,11 @@ def test_what_happened_to_the_run_has_a_line_each_and_of_many_the_last_ones():
     assert "event" not in printed(STATUS)
 
 
+def test_the_seconds_of_a_run_that_was_resumed_are_those_of_its_last_attempt():
+    assert "12 s, 0.0123 s each (predicted 0.01), in attempt 3\n" in printed(STATUS | {"attempts": [{}, {}]})
+    assert "attempt" not in printed(STATUS | {"attempts": []})
+
+
 def test_a_leak_is_named():
     line = audit_line({"clean": False, "shared": [LEAK]})
     assert line == ("LEAKY, waived by data.allow_leaky=true: train and test share 10 entities, 2 copied windows")

@@ -125,9 +125,10 @@ def summary(status: dict[str, Any], run_dir: str) -> list[str]:
     device += ", sharded" if plan["sharding"] == "full" else ""
     took = f", {status['step_seconds']:.3g} s each" if status["step_seconds"] is not None else ""
     took += f" (predicted {plan['step_seconds']:.3g})" if took and plan["step_seconds"] is not None else ""
+    last = f", in attempt {len(status['attempts']) + 1}" if status.get("attempts") else ""
     return [
         *lines,
-        f"steps    {steps}, {status['seconds']:.0f} s{took}",
+        f"steps    {steps}, {status['seconds']:.0f} s{took}{last}",
         f"{device}, peak {status['peak_gib']:.2f} GiB",
         f"files    {run_dir}",
     ]

@@ -35,12 +35,13 @@ class Snapshot:
     normalisation does to its own, and those of the shipped models are small.
 
     Args:
-        modules: whose buffers there are.
+        modules: whose buffers there are, and below them.
         device: whose random numbers.
     """
 
     def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
-        self.modules, self.device = list(modules), device
+        self.device = device
+        self.modules = [module for root in modules for module in root.modules() if module._buffers]
         self.rng: Rng = {}
         self._kept: list[tuple[nn.Module, str, Tensor | None, Tensor | None]] = []
 
@@ -48,8 +49,7 @@ class Snapshot:
         self.rng = rng_state(self.device)
         self._kept = [
             (module, name, buffer, None if buffer is None else buffer.clone())
-            for root in self.modules
-            for module in root.modules()
+            for module in self.modules
             for name, buffer in module._buffers.items()
         ]
 
