@@ -24,6 +24,7 @@ ORDER = (
     ("memory",),
     ("training",),
     ("report",),
+    ("proving",),
     ("experiment",),
     ("processes",),
     ("run",),

@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import importlib.metadata
 import logging
-import math
 import platform
 import random
 import sys
@@ -27,26 +26,23 @@ from vibench.memory.device import (
     choose_device,
     device_name,
     free_gib,
-    is_planned,
     peak_gib,
     reset_peak,
 )
 from vibench.memory.host import check_host
 from vibench.memory.last_bill import last_bill
 from vibench.memory.levers import with_levers
-from vibench.memory.measured import Measured, remember
 from vibench.memory.plan import MemoryPlan, refit
 from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
+from vibench.proving import prove_it, remember_it, short_certificate, tested
 from vibench.report.plain import plain
-from vibench.report.proof import Evidence, prove
 from vibench.report.status import changes_of, note, write_json
 from vibench.step.ranks import least_over_ranks, leave, of_first, rank
 from vibench.step.recovery import first_line, give_back
 from vibench.step.scores import check_bounded
-from vibench.training.checkpoints import PREVIOUS, load_weights, read_checkpoint
-from vibench.training.evaluate import evaluate
-from vibench.training.fit import Fitted, fit, promised_steps
+from vibench.training.checkpoints import PREVIOUS, load_weights
+from vibench.training.fit import fit, promised_steps
 from vibench.training.resume import resumed
 from vibench.training.start import start_from
 
@@ -60,7 +56,6 @@ RESET = {  # key that a user may change on resuming -> what events have made of 
     "training.checkpointing": {"checkpointing": "auto"},
     "training.optimizer_state": {"optimizer_state": "auto"},
 }
-LARGE = 0.1  # part of a card that a run must take for its peak to say something of others: a small one is all workspace
 PACKAGES = ("vibench", "torch", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
 
 
@@ -81,7 +76,7 @@ def train_and_prove(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         log.debug("out of memory", exc_info=True)
     # out of the except block: the error is gone, and with it the model that its frames held
     give_back(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    ended = OutOfMemoryError(f"{said}; {last_bill(config, **known)}")
+    ended = OutOfMemoryError(f"{said}; {last_bill(config, known.get('plan'), known.get('sizes'))}")
     ended.started = True
     raise ended
 
@@ -95,7 +90,7 @@ def _innermost(error: BaseException) -> str:
 def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, Any]) -> dict[str, Any]:
     """
     Args:
-        known: filled with the plan and the sizes of the data as they become known.
+        known: filled with what is known so far: ``plan``, ``sizes`` of the data, ``begun`` once a step may be made.
     """
     if not rank():
         write_json(run_dir / "env.json", environment())
@@ -129,29 +124,20 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         _say_what_starts(data, plan, device)
     if rank():  # the weights are equal by now; what is drawn from here on is each one's own
         torch.manual_seed(config.seed + rank())
-    seen: list[str] | None = entities_of(data.certificate, "train", "val")
-    for other in (start, resume and resume["vibench"]):
-        if other is not None:  # what is not known stays unknown
-            seen = None if other["seen"] is None or seen is None else sorted({*seen, *other["seen"]})
-    identity = {"config": plain(config), "classes": data.classes, "seen": seen, "start": start} | sizes
-    identity["data"] = data.fingerprint()
-    begun = False
+    identity = {
+        "config": plain(config),
+        "classes": data.classes,
+        "data": data.fingerprint(),
+        "start": start,
+        "seen": _seen(data, start, resume),
+    } | sizes
+    done = resume["vibench"]["steps_done"] if resume is not None else None
 
     def accept() -> None:
         """Nothing is refused any more: what is another than before is so from here on."""
-        nonlocal begun
-        begun = True
-        if rank():
-            return
-        if changed:
-            told = f"config changed: {', '.join(changed)}"
-            note(run_dir, {"kind": "config", "step": None, "text": told, "changes": fresh})
-            frozen.freeze(plain(asked), run_dir)
-        if resume is not None:
-            done = resume["vibench"]["steps_done"]
-            text = f"went on from step {done} of {promised}"
-            log.info(text)
-            note(run_dir, {"kind": "resume", "step": done, "text": text, "changes": {}})
+        known["begun"] = True
+        if not rank():
+            _note_what_is_new(run_dir, asked, changed, fresh, done, promised)
 
     try:
         fitted = fit(
@@ -174,11 +160,11 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
             return {}
         del model  # of a card's weights and state only the new model's remain
         gc.collect()
-        _remember(config, plan, fitted, device)
-        results = _tested(config, data, plan, fitted, device, sizes, run_dir)
-        _prove(config, data, fitted, results)
+        remember_it(config, plan, fitted, device)
+        results = tested(config, data, plan, fitted, device, sizes, run_dir)
+        prove_it(config, data, fitted, results)
     except VibenchError as error:
-        error.started = begun
+        error.started = "begun" in known
         raise
     (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # there is nothing to go on with any more
     return {
@@ -193,11 +179,38 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         "micro_batch": fitted.micro_batch,
         "start": start and {key: start[key] for key in ("checkpoint", "parts")},
         "checkpoint": str(fitted.checkpoint.relative_to(run_dir)),
-        "split": _short_certificate(data.certificate),
+        "split": short_certificate(data.certificate),
         "plan": plan.as_dict() | {"timeline": {}},  # plan.json has it
         "device": device_name(device),
         "peak_gib": peak_gib(device),
     }
+
+
+def _seen(data: Data, start: dict[str, Any] | None, resume: dict[str, Any] | None) -> list[str] | None:
+    """Entities that the weights have seen or will have; None where that is not known of what they began with."""
+    seen: list[str] | None = entities_of(data.certificate, "train", "val")
+    for other in (start, resume and resume["vibench"]):
+        if other is not None:
+            seen = None if other["seen"] is None or seen is None else sorted({*seen, *other["seen"]})
+    return seen
+
+
+def _note_what_is_new(
+    run_dir: Path, config: ExperimentConfig, changed: list[str], fresh: dict[str, Any], done: int | None, promised: int
+) -> None:
+    """Of a run that goes on: what its config changes, and from which step. Of one that begins: nothing.
+
+    Args:
+        fresh: what events have made of levers and rates, forgotten now.
+    """
+    if changed:
+        told = f"config changed: {', '.join(changed)}"
+        note(run_dir, {"kind": "config", "step": None, "text": told, "changes": fresh})
+        frozen.freeze(plain(config), run_dir)
+    if done is not None:
+        text = f"went on from step {done} of {promised}"
+        log.info(text)
+        note(run_dir, {"kind": "resume", "step": done, "text": text, "changes": {}})
 
 
 def seed_everything(seed: int) -> None:
@@ -218,69 +231,6 @@ def _plan(config: ExperimentConfig, data: Data, sizes: dict[str, int], free: flo
     return plan
 
 
-def _tested(
-    config: ExperimentConfig,
-    data: Data,
-    plan: MemoryPlan,
-    fitted: Fitted,
-    device: torch.device,
-    sizes: dict[str, int],
-    run_dir: Path,
-) -> dict[str, Any]:
-    """Read the checkpoint into a fresh model and test that."""
-    fresh = build_model(config, **sizes)  # other weights, until the checkpoint's are read
-    load_weights(fresh, read_checkpoint(fitted.checkpoint), fitted.checkpoint)
-    size = config.training.global_batch_size
-    tested = evaluate(fresh, data, "test", plan, batch_size=size, device=device, note=partial(note, run_dir))
-    return {
-        name: dataclasses.asdict(tested[name])
-        | {
-            "metrics": {m: tested[name].metrics[m] for m in task.METRICS},  # in the order of the schema
-            "naive": {m: _finite(tested[name].naive[m]) for m in task.METRICS},
-            "better": dict(task.METRICS),
-            "headline": task.HEADLINE,
-        }
-        for name, task in config.task.items()
-    }
-
-
-def _remember(config: ExperimentConfig, plan: MemoryPlan, fitted: Fitted, device: torch.device) -> None:
-    """Keep what the run took beside what was predicted, where it ran as it was planned."""
-    if not is_planned(config.hardware, device):
-        return
-    step = peak = None
-    if plan.step_seconds is not None and fitted.step_seconds is not None:
-        step = fitted.step_seconds * (plan.pace or 1) / plan.step_seconds
-    if plan.peak_gib is not None and device.type == "cuda" and plan.peak_gib >= LARGE * config.hardware.gpu_memory_gib:
-        peak = peak_gib(device) / plan.peak_gib
-    if step is not None or peak is not None:
-        backbone = config.backbone._target_.rpartition(".")[2]
-        remember(
-            Measured(hardware=config.hardware.name, backbone=backbone, precision=plan.precision, peak=peak, step=step)
-        )
-
-
-def _finite(value: float) -> float | None:
-    """The value, or None where it is not defined: a constant has no correlation, one class no ranking."""
-    return value if math.isfinite(value) else None
-
-
-def _prove(config: ExperimentConfig, data: Data, fitted: Fitted, results: dict[str, Any]) -> None:
-    prove(
-        Evidence(
-            promised_steps=fitted.promised_steps,
-            steps=fitted.steps,
-            skipped_steps=fitted.skipped_steps,
-            early_stop=fitted.early_stop,
-            promised_metrics={name: list(task.METRICS) for name, task in config.task.items()},
-            results=results,
-            labelled=data.certificate["splits"]["test"]["labelled_windows"],
-            labels_seen=fitted.labels_seen,
-            certificate=data.certificate,
-        )
-    )
-
-
 def environment() -> dict[str, Any]:
     """What the run runs with."""
     return {
@@ -298,14 +248,3 @@ def _say_what_starts(data: Data, plan: MemoryPlan, device: torch.device) -> None
     log.info(f"{plan.parameters:,} parameters, {plan.precision}, on {device_name(device)}; windows: {windows}")
     if not data.certificate["clean"]:
         log.warning("LEAKY SPLIT, as data.allow_leaky=true asks for: the result says so")
-
-
-def _short_certificate(certificate: dict[str, Any]) -> dict[str, Any]:
-    """The certificate with numbers for lists of names; ``split.json`` holds the names."""
-    splits = {name: part | {"entities": len(part["entities"])} for name, part in certificate["splits"].items()}
-    shared = [common | {"entities": len(common["entities"])} for common in certificate["shared"]]
-    return certificate | {
-        "splits": splits,
-        "shared": shared,
-        "short_recordings": len(certificate["short_recordings"]),
-    }

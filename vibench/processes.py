@@ -27,6 +27,7 @@ LAST_STEP_S = (
     600  # seconds for the step that a stopped run is in, and its checkpoint; a second signal is not so patient
 )
 EVERY_S = 0.1
+STOPPED = 75  # exit status of a process that did what a signal asked for
 LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # as Hydra writes it
 
 
@@ -61,10 +62,10 @@ def train_in_processes(config: ExperimentConfig, run_dir: Path) -> dict[str, Any
 
 
 def _wait(running: "list[subprocess.Popen[bytes]]", seconds: float = math.inf) -> None:
-    """Until all have ended, or one has failed."""
+    """Until all have ended, or one has failed. One that was stopped has not: the first may still be saving."""
     deadline = time.monotonic() + seconds
     while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-        if any(process.poll() for process in running):
+        if any(process.poll() not in (None, 0, STOPPED) for process in running):
             return
         time.sleep(EVERY_S)
 
@@ -141,7 +142,7 @@ def main() -> None:
         _leave(meeting / f"error{rank}", (kind_of(error), _text(error), getattr(error, "started", True), order))
         if not isinstance(error, (VibenchError, Stopped)):
             traceback.print_exc()
-        _exit(1)
+        _exit(STOPPED if isinstance(error, Stopped) else 1)
     if rank == 0:
         _leave(meeting / "result", result)
     _exit(0)

@@ -11,7 +11,7 @@ from vibench.memory.refusal import gib
 log = logging.getLogger("vibench")
 
 
-def last_bill(config: ExperimentConfig, *, plan: MemoryPlan | None = None, sizes: dict[str, int] | None = None) -> str:
+def last_bill(config: ExperimentConfig, plan: MemoryPlan | None, sizes: dict[str, int] | None) -> str:
     """Who holds the memory of a run that ended for want of it, and what can be done; as much as is known.
 
     On a CPU nothing was traced before; it is now, of the smallest part of a batch, if there is room for that.

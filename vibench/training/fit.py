@@ -25,6 +25,7 @@ from vibench.training.keeper import Keeper
 from vibench.training.loop import Loop
 from vibench.training.metrics_log import MetricsLog
 from vibench.training.pace import Pace
+from vibench.training.state import load_into
 from vibench.training.training import Note, Training, directions
 from vibench.training.watch import Watch
 
@@ -161,7 +162,7 @@ def fit(
         nans=nans,
     )
     if resume is not None:
-        state.load(resume)
+        load_into(state, resume)
         for part in ("state_dict", "optimizer_states"):
             del resume[part]  # they are in the model and the optimizer by now, and may be large
     accepted()

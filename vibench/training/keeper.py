@@ -8,6 +8,7 @@ from vibench.signals import Stopped, asked
 from vibench.step.ranks import any_rank, rank
 from vibench.training.checkpoints import BEST, FORMAT, LAST, PREVIOUS, write_checkpoint
 from vibench.training.metrics_log import MetricsLog
+from vibench.training.state import state_of
 from vibench.training.training import Training
 
 
@@ -63,7 +64,7 @@ class Keeper:
         self._write(BEST, previous=None)
 
     def _write(self, name: str, previous: Path | None) -> None:
-        state = self.training.state()
+        state = state_of(self.training)
         if rank():
             return
         rows = 0

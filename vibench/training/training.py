@@ -1,31 +1,27 @@
 """A training in progress: a model, its optimizer, and everything that changes from step to step.
 
-All of that is in :meth:`Training.state`, so that another process goes on with the next step as this one would have.
+All of that is in ``training/state.py``, so that another process goes on with the next step as this one would have.
 """
 
 import logging
 import math
-import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from vibench.config.task import TaskConfig
-from vibench.config.training import OnNan, Optimizer, TaskOrder, TrainingConfig
+from vibench.config.training import OnNan, TaskOrder, TrainingConfig
 from vibench.data.batch import Batch
-from vibench.errors import ConfigError, NanError, Restart
+from vibench.errors import NanError, Restart
 from vibench.memory.plan import MemoryPlan
 from vibench.memory.recovery import Recovery
 from vibench.model import Model
 from vibench.step.micro_batch import Share
-from vibench.step.optimizer import build_optimizer, load_state, set_rates
+from vibench.step.optimizer import build_optimizer, set_rates
 from vibench.step.precision import grad_scaler
-from vibench.step.ranks import each_rank, rank, ranks, whole
-from vibench.step.recovery import Snapshot, rng_state, set_rng_state
+from vibench.step.recovery import Snapshot
 from vibench.step.scores import Scores, TaskResult, score_batch
 from vibench.step.step import Step
 from vibench.step.task_weights import Weighing, caught_up, in_turn
@@ -299,88 +295,6 @@ class Training:
                 f"none of the {self.steps_done} steps changed a weight: every fp16 gradient overflowed, or was left "
                 "out; use training.precision=bf16 or fp32"
             )
-
-    def state(self) -> dict[str, Any]:
-        """Everything that another process needs to go on, as plain types and tensors. All ranks must ask."""
-        modules = {"model": self.model, "weighing": self.weighing}
-        weights = {f"{name}.{key}": value for name, m in modules.items() for key, value in m.state_dict().items()}
-        kind, keys, position, *gauss = np.random.get_state()
-        drawn = {"numpy": [kind, keys.tolist(), position, *gauss], "python": _as_lists(random.getstate())}
-        return {
-            "state_dict": tree_map(whole, weights),
-            "optimizer_states": [tree_map(whole, self.optimizer.state_dict())],
-            "scaler": self.scaler.state_dict(),
-            "rng": each_rank(rng_state(self.device) | drawn),
-            "vibench": {
-                "epoch": self.epoch,
-                "steps_done": self.steps_done,
-                "skipped_steps": self.skipped_steps,
-                "labels_seen": dict(self.labels_seen),
-                "epoch_sums": {name: list(pair) for name, pair in self.epoch_sums.items()},
-                "last_losses": dict(self.last_losses),
-                "turns": dict(self.turns),
-                "best": dict(self.best),
-                "nans": self.nans,
-                "made_with": self.made_with(),
-            },
-        }
-
-    def made_with(self) -> dict[str, Any]:
-        """What must be the same where a state is loaded, in the words of the config."""
-        return {
-            "training.optimizer": "sgd" if self.config.optimizer is Optimizer.sgd else "adam or adamw",
-            "training.task_weights": self.config.task_weights.name,
-            "training.precision=fp16": self.plan.precision == "fp16",
-            "training.optimizer_state=int8": self.plan.optimizer_state == "int8",
-            "steps of an epoch": self.per_epoch,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state` was asked; the weights of the model are loaded before it is shared out.
-
-        Raises:
-            ConfigError: it cannot, as it is another kind of training, or has fewer steps than are done.
-        """
-        told = state["vibench"]
-        now = self.made_with()
-        complaints = [
-            f"{name} was {before}, now it is {now[name]}: the run cannot go on so; leave it, or begin another"
-            for name, before in told["made_with"].items()
-            if now[name] != before
-        ]
-        if told["steps_done"] > self.total_steps:
-            complaints.append(
-                f"{told['steps_done']} steps are done, training.epochs={self.config.epochs} and training.max_steps="
-                f"{self.config.max_steps} promise only {self.total_steps}; use more of them, or begin another run"
-            )
-        if complaints:
-            raise ConfigError(complaints)
-        weighing = {k.removeprefix("weighing."): v for k, v in state["state_dict"].items() if k.startswith("weighing.")}
-        self.weighing.load_state_dict(weighing)
-        load_state(self.optimizer, state["optimizer_states"][0])
-        self.scaler.load_state_dict(state["scaler"])
-        for name in ("epoch", "steps_done", "skipped_steps", "labels_seen", "last_losses", "turns", "best"):
-            setattr(self, name, told[name])
-        self.epoch_sums = {name: tuple(pair) for name, pair in told["epoch_sums"].items()}
-        self.last_loss = sum(self.tasks[name].weight * value for name, value in self.last_losses.items())
-        self.nans = max(self.nans, told["nans"])
-        if len(state["rng"]) != ranks():
-            log.warning(f"the checkpoint has the random numbers of {len(state['rng'])} processes, this run {ranks()}")
-            torch.manual_seed(torch.initial_seed() + self.steps_done)
-            return
-        drawn = state["rng"][rank()]
-        set_rng_state(drawn, self.device)
-        random.setstate(_as_tuples(drawn["python"]))
-        kind, keys, *rest = drawn["numpy"]
-        np.random.set_state((kind, np.array(keys, np.uint32), *rest))
-
-
-def _as_lists(value: Any) -> Any:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def directions(tasks: dict[str, TaskConfig]) -> dict[str, str]:
