@@ -16,6 +16,7 @@ from vibench.cli import resume as command
 from vibench.config.frozen import read, thaw
 from vibench.errors import ConfigError, DataError, VibenchError
 from vibench.run import run_experiment
+from vibench.training.checkpoints import read_checkpoint
 
 OPTIONS = ("training.epochs=30", "training.monitor=null")  # some seconds: the signal comes in the midst of it
 EVERY_STEP = ("training.epochs=3", "training.save_every_s=1e-6")
@@ -203,6 +204,15 @@ def test_a_change_that_the_status_tells_of_changes_the_weights(tiny, crashed, tm
     assert events(changed)[0].startswith(f"config changed: {change.partition('=')[0]}: ")
     theirs = weights(unchanged)
     assert not all(torch.equal(value, theirs[name]) for name, value in weights(changed).items())
+
+
+def test_another_monitor_looks_for_its_best_from_then_on(tiny, crashed, tmp_path):
+    """A loss would never be better than an accuracy that was compared with it."""
+    run = shutil.copytree(crashed, tmp_path / "run")
+    run_experiment(stumbling(tiny(*EVERY_STEP, "training.monitor=rul_prediction/r2")), run, may_change=True)
+    best = read_checkpoint(run / "checkpoints" / "best.ckpt")["vibench"]
+    assert best["steps_done"] > 6
+    assert best["best"]["value"] < 0.5  # an r2; the loss before was above 2
 
 
 @pytest.fixture(scope="module")

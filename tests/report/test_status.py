@@ -13,18 +13,6 @@ from vibench.report.status import kind_of, read_status, recorded, write_json
 from vibench.signals import Stopped
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 8 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def on_disk(folder):
     return json.loads((folder / "status.json").read_text())
 

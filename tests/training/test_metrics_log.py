@@ -2,7 +2,6 @@
 
 import csv
 import re
-import subprocess
 
 import pytest
 
@@ -163,18 +162,6 @@ def test_what_a_killed_process_left_behind_is_written_over(tmp_path):
 
 
 # a full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 8 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def fill(folder, kib):

@@ -39,24 +39,27 @@ def resumed(config: dict[str, Any], data: Data, run_dir: Path, promised: int) ->
                 "windows; bring the old one back, or begin another run"
             )
         audit_start(data.certificate, known["seen"], f"vibench-resume {run_dir}", config["data"]["allow_leaky"])
-    _mend_best(checkpoint, path, promised, changed=before != config)
+    if known["best"]["value"] is not None and (why := _lost(path, known, config)):
+        log.warning(f"{why}: the best validation is looked for anew")
+        _look_anew(known, promised)
     return checkpoint
 
 
-def _mend_best(checkpoint: dict[str, Any], path: Path, promised: int, *, changed: bool) -> None:
-    """The best validation is looked for anew where its weights are lost, or are of a future that will be another."""
-    best, known = path.with_name(BEST), checkpoint["vibench"]
-    if known["best"]["value"] is None:
-        return
+def _lost(path: Path, known: dict[str, Any], config: dict[str, Any]) -> str | None:
+    """Why the best validation that a checkpoint knows of is of no use any more; None where it is."""
+    best, before = path.with_name(BEST), known["config"]
+    if before["training"]["monitor"] != config["training"]["monitor"]:
+        return f"training.monitor is {config['training']['monitor']} now"
     try:
         ahead = read_checkpoint(best, sealed=True)["vibench"]["steps_done"] > known["steps_done"]
-        if not (ahead and changed):
-            return
-        log.warning(f"{best} is ahead of {path.name}: the best validation is looked for anew")
     except CheckpointError as error:
-        log.warning(f"{error}; the best validation is looked for anew")
+        return str(error)
+    return f"{best} is ahead of {path.name}" if ahead and before != config else None
+
+
+def _look_anew(known: dict[str, Any], promised: int) -> None:
     over = known["best"]["early_stop"] is not None or known["steps_done"] >= promised
-    known["best"] |= {"value": None, "waited": 0, "early_stop": None}
+    known["best"] = {"value": None, "waited": 0, "early_stop": None}
     if over:  # of the last weights, at least, a validation: back to before it, and the two rows that it logged
         known["epoch"] -= 1
         known["log_rows"] -= 2
