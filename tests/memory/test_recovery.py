@@ -13,7 +13,7 @@ from tests.model.batches import SIZES, random_batch
 from vibench.config.training import Checkpointing
 from vibench.errors import ConfigError, NanError, OutOfMemoryError, Restart
 from vibench.memory.plan import fit
-from vibench.memory.recovery import Recovery, halve_until_it_fits
+from vibench.memory.recovery import Recovery, Thrashing, halve_until_it_fits
 from vibench.model import build_model
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.precision import grad_scaler
@@ -463,3 +463,27 @@ def test_other_random_numbers_would_be_another_gradient(config):
     torch.manual_seed(8)
     assert not same(found, other.found(other.attempt(4)))
     assert not same(found, Run(config).begun_with(7))
+
+
+# an allocator that is out of memory within itself
+
+
+def seen(counts):
+    """After which steps it is seen, given the retries that a card counts by the end of each."""
+    thrashing = Thrashing(counts[0])
+    return [step for step, count in enumerate(counts[1:], 1) if thrashing.seen(count)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "steps"),
+    [
+        ([0, 0, 0, 0], []),
+        ([5, 5, 5, 5], []),  # of before the training
+        ([0, 1, 1, 2, 2, 3], []),  # now and then
+        ([0, 1, 2], [2]),
+        ([0, 0, 3, 9, 9], [3]),
+        ([0, 1, 2, 3, 4, 5], [2, 4]),  # what was done about it gets its chance
+    ],
+)
+def test_retries_in_two_steps_running_are_thrashing(counts, steps):
+    assert seen(counts) == steps

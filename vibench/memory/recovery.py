@@ -17,7 +17,7 @@ from vibench.errors import OutOfMemoryError, Restart, VibenchError, is_out_of_me
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
 from vibench.step.checkpointing import checkpoint_blocks
-from vibench.step.ranks import first_told, ranks
+from vibench.step.ranks import any_rank, first_told, ranks
 from vibench.step.recovery import give_back, place_of, wanted
 
 log = logging.getLogger("vibench")
@@ -81,8 +81,8 @@ class Recovery:
                 raise self._smaller(f"out of memory in {said}", size, step)
             told = first_told(said)
             if told is None:
-                if self._thrashing.seen(_alloc_retries(self.device)):
-                    self._pull("the allocator frees and asks again in every step", size, step)
+                if self.device.type == "cuda" and any_rank(self._thrashing.seen(_alloc_retries(self.device))):
+                    self._pull("the allocator frees and asks again in every step", size, step, "from now on")
                 return result
             again()
             give_back(self.device)
@@ -92,7 +92,7 @@ class Recovery:
                     f"checkpointing {self.checkpointing}"
                 )
 
-    def _pull(self, what: str, size: int, step: int) -> bool:
+    def _pull(self, what: str, size: int, step: int, then: str = "the same batch again") -> bool:
         """Pull the next lever; False where none is left."""
         micro = min(self.micro_batch, size)
         if micro > 1:
@@ -105,7 +105,7 @@ class Recovery:
             changes = {"checkpointing": self.checkpointing}
         else:
             return False
-        log.warning(f"MEMORY: {what} at step {step + 1}; {text}, the same batch again")
+        log.warning(f"MEMORY: {what} at step {step + 1}; {text}, {then}")
         self.note({"kind": "memory", "step": step + 1, "text": f"{what}: {text}", "changes": changes})
         return True
 
