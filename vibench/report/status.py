@@ -238,5 +238,6 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         return {"state": "unknown", "error": f"{run_dir / 'status.json'} cannot be read: {error}"}
     here = status["host"] == socket.gethostname()
     if status["state"] == "running" and here and _process_start(status["pid"]) != status["process_started"]:
-        return status | {"state": "lost", "error": f"process {status['pid']} is gone and said nothing"}
+        said = f"process {status['pid']} is gone and said nothing; vibench-resume {run_dir} goes on"
+        return status | {"state": "lost", "error": said}
     return status
