@@ -37,7 +37,7 @@ from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
 from vibench.proving import prove_it, remember_it, short_certificate, tested
 from vibench.report.plain import plain
-from vibench.report.status import changes_of, note, write_json
+from vibench.report.status import FORGOTTEN, changes_of, note, write_json
 from vibench.step.ranks import least_over_ranks, leave, of_first, rank
 from vibench.step.recovery import first_line, give_back
 from vibench.step.scores import check_bounded
@@ -48,13 +48,13 @@ from vibench.training.start import start_from
 
 log = logging.getLogger("vibench")
 RESET = {  # key that a user may change on resuming -> what events have made of it, forgotten then
-    "training.lr": {"lr_scale": 1.0, "nans": 0},
-    "training.on_nan": {"nans": 0},
-    "training.nan_limit": {"nans": 0},
-    "training.micro_batch": {"micro_batch": "auto"},
-    "training.accumulation": {"micro_batch": "auto"},
-    "training.checkpointing": {"checkpointing": "auto"},
-    "training.optimizer_state": {"optimizer_state": "auto"},
+    "training.lr": ("lr_scale", "nans"),
+    "training.on_nan": ("nans",),
+    "training.nan_limit": ("nans",),
+    "training.micro_batch": ("micro_batch",),
+    "training.accumulation": ("micro_batch",),
+    "training.checkpointing": ("checkpointing",),
+    "training.optimizer_state": ("optimizer_state",),
 }
 PACKAGES = ("vibench", "torch", "torchmetrics", "hydra-core", "omegaconf", "h5py", "numpy")
 
@@ -101,19 +101,25 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
     data = build(config.data, targets(config))
     sizes = {"n_channels": data.n_channels, "n_classes": len(data.classes)}
     changed = list(frozen.differences(frozen.read(run_dir), plain(asked)))
-    fresh = {name: value for text in changed for name, value in RESET.get(text.partition(": ")[0], {}).items()}
+    fresh = {name: FORGOTTEN[name] for text in changed for name in RESET.get(text.partition(": ")[0], ())}
     changes = of_first(changes_of(run_dir)) | fresh
+    promised = promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
+    resume, said = resumed(plain(config), data, run_dir, promised)
+    if resume is not None:
+        changes = resume["vibench"]["auto"] | changes
+        if "nans" in fresh:
+            resume["vibench"]["nans"] = 0
+    if device.type == "cuda":
+        give_back(device)  # of an attempt before, in this process
     free = least_over_ranks(free_gib(device), device) if device.type == "cuda" else None
     plan = None
     if not rank():  # for all of them
         plan = _plan(with_levers(config, changes), data, sizes, free, run_dir)
     plan = of_first(plan)
     known |= {"plan": plan, "sizes": sizes}
-    promised = promised_steps(data, config)  # refuses a warm-up that would not end, a task that would not begin
     seed_everything(config.seed)
     model = build_model(config, **sizes)
     check_bounded(model)
-    resume = resumed(plain(config), data, run_dir, promised)
     if resume is not None:
         load_weights(model, resume, run_dir / "checkpoints")
     start = resume["vibench"]["start"] if resume is not None else start_from(model, config, data.classes)
@@ -132,12 +138,13 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         "seen": _seen(data, start, resume),
     } | sizes
     done = resume["vibench"]["steps_done"] if resume is not None else None
+    went_on = [f"went on from step {done} of {promised}"] if resume is not None else []
 
     def accept() -> None:
         """Nothing is refused any more: what is another than before is so from here on."""
         known["begun"] = True
         if not rank():
-            _note_what_is_new(run_dir, asked, changed, fresh, done, promised)
+            _note_what_is_new(run_dir, asked, changed, fresh, [*said, *went_on])
 
     try:
         fitted = fit(
@@ -196,21 +203,21 @@ def _seen(data: Data, start: dict[str, Any] | None, resume: dict[str, Any] | Non
 
 
 def _note_what_is_new(
-    run_dir: Path, config: ExperimentConfig, changed: list[str], fresh: dict[str, Any], done: int | None, promised: int
+    run_dir: Path, config: ExperimentConfig, changed: list[str], fresh: dict[str, Any], said: list[str]
 ) -> None:
-    """Of a run that goes on: what its config changes, and from which step. Of one that begins: nothing.
+    """Of a run that goes on: what its config changes, and from where. Of one that begins: nothing.
 
     Args:
         fresh: what events have made of levers and rates, forgotten now.
+        said: what else there is to tell.
     """
     if changed:
         told = f"config changed: {', '.join(changed)}"
         note(run_dir, {"kind": "config", "step": None, "text": told, "changes": fresh})
         frozen.freeze(plain(config), run_dir)
-    if done is not None:
-        text = f"went on from step {done} of {promised}"
+    for text in said:
         log.info(text)
-        note(run_dir, {"kind": "resume", "step": done, "text": text, "changes": {}})
+        note(run_dir, {"kind": "resume", "step": None, "text": text, "changes": {}})
 
 
 def seed_everything(seed: int) -> None:

@@ -52,11 +52,14 @@ def train_in_processes(config: ExperimentConfig, run_dir: Path) -> dict[str, Any
             for process in running:
                 process.send_signal(stopped.number)
             _wait(running, LAST_STEP_S)
-            raise
+            if all(process.poll() in (0, STOPPED) for process in running):
+                raise  # saved, all of them
         finally:
             died = [process.poll() for process in running]  # before the others are ended
             _end(running)
-        if any(died):
+        if any(died) and all(code in (0, STOPPED) for code in died):
+            raise Stopped(signal.SIGTERM)  # they were told, and not by this process
+        if any(died) or not (meeting / "result").exists():
             raise _failure(died, meeting, run_dir)
         return pickle.loads((meeting / "result").read_bytes())
 
@@ -112,13 +115,15 @@ def _failure(died: list[int | None], meeting: Path, run_dir: Path) -> VibenchErr
     """What was raised first; the others fail after it, since they wait for a process that is gone."""
     told = sorted(meeting.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
     killed = [rank for rank, code in enumerate(died) if code is not None and code < 0]
+    orders = [(text, kind, order) for kind, text, _, order in (pickle.loads(p.read_bytes()) for p in told) if order]
+    if orders:  # who gives one can take others with it
+        text, kind, order = orders[0]
+        return Restart(text, kind=kind, **order)
     if killed:
         number = signal.Signals(-died[killed[0]]).name
         error = RankError(f"the process of rank {killed[0]} was killed by {number}, the others were ended")
     elif told:
-        kind, text, started, order = pickle.loads(told[0].read_bytes())
-        if order is not None:
-            return Restart(text, kind=kind, **order)
+        kind, text, started, _ = pickle.loads(told[0].read_bytes())
         error = RankError(text if told[0].name == "error0" else f"rank {told[0].name.removeprefix('error')}: {text}")
         error.kind, error.started = kind, started
         return error

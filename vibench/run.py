@@ -17,7 +17,7 @@ from vibench.errors import ConfigError, OutOfMemoryError, Restart, VibenchError,
 from vibench.processes import train_in_processes
 from vibench.report.picture import draw_growth
 from vibench.report.plain import plain
-from vibench.report.status import note, read_status, recorded
+from vibench.report.status import FORGOTTEN, note, read_status, recorded
 from vibench.report.table import print_result
 from vibench.signals import heeded
 
@@ -47,7 +47,7 @@ def run_experiment(
     with heeded() as ignore_signals:
         with recorded(run_dir, facts, take_over=take_over) as prove:
             if not has_begun(run_dir):
-                frozen.freeze(plain(config), run_dir)
+                _begin(config, run_dir)
             try:
                 result = _train(config, run_dir)
             finally:
@@ -60,6 +60,14 @@ def run_experiment(
         except (OSError, SystemExit) as error:  # a full disk, a closed pipe (rich exits): the result is on disk
             log.warning(f"the table could not be printed: {error!r}")
     return status
+
+
+def _begin(config: ExperimentConfig, run_dir: Path) -> None:
+    """Freeze the config. What an attempt with another one found out before its first checkpoint is forgotten."""
+    if (run_dir / frozen.FILE).exists() and list(frozen.differences(frozen.read(run_dir), plain(config))):
+        text = "begun anew with another config"
+        note(run_dir, {"kind": "config", "step": None, "text": text, "changes": FORGOTTEN})
+    frozen.freeze(plain(config), run_dir)
 
 
 def has_begun(run_dir: Path) -> bool:

@@ -4,6 +4,7 @@ One owner: nothing else of vibench installs a handler in a process that trains.
 """
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ class _Asked:
     """What this process was asked for, and whether it may wait for the end of a step."""
 
     number: int | None = None
-    since = 0.0
+    since = -math.inf
     deferred = False
     heeded = True
 
@@ -50,7 +51,7 @@ def asked() -> int | None:
 @contextmanager
 def heeded() -> Iterator[Callable[[], None]]:
     """Signals raise :class:`Stopped`, whatever library is at work, until the given call is made."""
-    _Asked.number, _Asked.deferred, _Asked.heeded = None, False, True
+    _Asked.number, _Asked.deferred, _Asked.heeded, _Asked.since = None, False, True, -math.inf
     before = {number: signal.signal(number, _handle) for number in NUMBERS}
     try:
         yield _ignore
@@ -78,11 +79,10 @@ def _ignore() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     if not _Asked.heeded:
         return
-    if not _Asked.deferred:
-        raise Stopped(number)
-    if _Asked.number is not None:
-        if time.monotonic() - _Asked.since > BURST_S:
-            raise Stopped(number)
+    if time.monotonic() - _Asked.since < BURST_S:  # the same request once more
         return
-    _Asked.number, _Asked.since = number, time.monotonic()
+    _Asked.since = time.monotonic()
+    if not _Asked.deferred or _Asked.number is not None:
+        raise Stopped(number)
+    _Asked.number = number
     log.warning(f"{signal.Signals(number).name}: a checkpoint is saved after this step; once more stops at once")

@@ -92,7 +92,7 @@ def spoil(path):
 def test_a_damaged_last_checkpoint_is_named_and_passed_over_for_the_one_before(folder, caplog, damage, number):
     damage(folder / "last.ckpt", random.Random(f"{damage.__name__} {number}"), number)
     with caplog.at_level(logging.WARNING, "vibench"):
-        checkpoint, path = newest_good(folder)
+        (checkpoint, path), _ = newest_good(folder)
     assert path == folder / "previous.ckpt"
     assert checkpoint["vibench"]["steps_done"] == 5
     (said,) = caplog.messages
@@ -104,11 +104,11 @@ def test_a_damaged_last_checkpoint_is_named_and_passed_over_for_the_one_before(f
 def test_a_sealed_checkpoint_that_says_nothing_of_itself_is_passed_over(folder, content):
     checkpoint = read_checkpoint(folder / "last.ckpt", sealed=True)
     write_checkpoint(checkpoint | {"vibench": content}, folder / "last.ckpt")
-    assert newest_good(folder)[1] == folder / "previous.ckpt"
+    assert newest_good(folder)[0][1] == folder / "previous.ckpt"
 
 
 def test_good_checkpoints_are_taken_in_silence(folder, caplog):
-    checkpoint, path = newest_good(folder)
+    (checkpoint, path), _ = newest_good(folder)
     assert (path, checkpoint["vibench"]["steps_done"]) == (folder / "last.ckpt", 6)
     assert caplog.messages == []
 
@@ -116,14 +116,14 @@ def test_good_checkpoints_are_taken_in_silence(folder, caplog):
 def test_where_last_and_previous_are_damaged_the_best_is_taken(folder):
     spoil(folder / "last.ckpt")
     spoil(folder / "previous.ckpt")
-    checkpoint, path = newest_good(folder)
+    (checkpoint, path), _ = newest_good(folder)
     assert (path, checkpoint["vibench"]["steps_done"]) == (folder / "best.ckpt", 4)
 
 
 def test_a_best_that_is_newer_than_the_previous_is_taken_before_it(folder):
     shutil.copy(folder / "last.ckpt", folder / "best.ckpt")
     spoil(folder / "last.ckpt")
-    checkpoint, path = newest_good(folder)
+    (checkpoint, path), _ = newest_good(folder)
     assert (path, checkpoint["vibench"]["steps_done"]) == (folder / "best.ckpt", 6)
 
 
@@ -131,14 +131,14 @@ def test_where_all_are_damaged_there_is_none_and_each_is_named(folder, caplog):
     names = ["last.ckpt", "previous.ckpt", "best.ckpt"]
     for name in names:
         spoil(folder / name)
-    assert newest_good(folder) is None
+    assert newest_good(folder)[0] is None
     assert [message.partition(" cannot")[0] for message in caplog.messages] == [str(folder / name) for name in names]
 
 
 def test_a_folder_that_stands_where_a_checkpoint_should_is_passed_over(folder):
     (folder / "last.ckpt").unlink()
     (folder / "last.ckpt").mkdir()
-    assert newest_good(folder)[1] == folder / "previous.ckpt"
+    assert newest_good(folder)[0][1] == folder / "previous.ckpt"
 
 
 @pytest.mark.parametrize(

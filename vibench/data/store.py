@@ -79,7 +79,7 @@ class RawRecording:
 
 
 class Store:
-    """Reads a store. Its file is opened anew in every process that reads signals.
+    """Reads a store. Its file is open as long as it is; processes that are forked share it, others open it anew.
 
     Raises:
         DataError: the file is no store, or is damaged; names it.

@@ -37,8 +37,11 @@ def candidates(config: ExperimentConfig, model: nn.Module) -> Iterator[Levers]:
 
 
 def with_levers(config: ExperimentConfig, changes: dict[str, Any]) -> ExperimentConfig:
-    """The experiment with the levers that a run had to pull, as if they had been asked for."""
+    """The experiment with the levers that a run had to pull, as if they had been asked for; and with the precision that
+    was chosen where it began."""
     training = config.training
+    if "precision" in changes and training.precision is Precision.auto:
+        training = dataclasses.replace(training, precision=Precision[changes["precision"]])
     if (micro := changes.get("micro_batch", "auto")) != "auto":
         training = dataclasses.replace(training, micro_batch=micro, accumulation="auto")
     if (kept := changes.get("checkpointing", "auto")) != "auto":

@@ -140,7 +140,9 @@ class Recovery:
         if said is None:
             return
         auto, on_card = self.config.optimizer_state is OptimizerState.auto, self.device.type == "cuda"
-        movable = self.plan.optimizer_state != "host" and self.plan.sharding == "none" and self.plan.precision != "fp16"
+        movable = (
+            self.plan.optimizer_state == "device" and self.plan.sharding == "none" and self.plan.precision != "fp16"
+        )
         if auto and on_card and movable:
             raise Restart(said, kind="MEMORY", changes={"optimizer_state": "host"}, step=step + 1)
         raise OutOfMemoryError(f"{said} at step {step + 1}: a smaller micro-batch does not help there")
@@ -150,6 +152,7 @@ class Recovery:
 
         Raises:
             OutOfMemoryError: one window at a time is too much.
+            Restart: the ranks share their weights, so that none can begin again on its own.
         """
 
         def halved(micro: int, what: str) -> None:
@@ -157,8 +160,17 @@ class Recovery:
             self.note({"kind": "memory", "step": step, "text": what, "changes": {}})
 
         if self.plan.sharding == "full":
-            return attempt(self._eval_micro_batch)
+            return self._of_scores_together(attempt, -(-size // ranks()), step)
         return halve_until_it_fits(attempt, self._eval_micro_batch, size, self.model, self.device, halved)
+
+    def _of_scores_together(self, attempt: Callable[[int], T], size: int, step: int) -> T:
+        try:
+            return attempt(self._eval_micro_batch)
+        except Exception as error:
+            if isinstance(error, VibenchError) or not is_out_of_memory(error):
+                raise
+            said = f"out of memory in a validation, in {place_of(error, self.model)} ({wanted(error)})"
+        raise self._smaller(said, size, step)
 
 
 class Thrashing:

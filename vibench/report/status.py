@@ -46,7 +46,7 @@ def write_json(path: Path, content: dict[str, Any], *, whole: bool = False) -> N
         if whole or not path.is_file():
             raise
         room = max(path.stat().st_size, ROOM)
-        for heavy in ("last_lines", "attempts", "results", "split"):  # as much of it as there is room for
+        for heavy in ("last_lines", "attempts", "events", "results", "split"):  # as much of it as there is room for
             if len(text.encode()) > room:
                 content = {key: value for key, value in content.items() if key != heavy}
                 text = _padded(content)
@@ -132,6 +132,15 @@ def events_of(run_dir: Path) -> list[dict[str, Any]]:
         return json.loads((run_dir / "status.json").read_text()).get("events", [])
     except (OSError, ValueError, AttributeError):
         return []
+
+
+FORGOTTEN: dict[str, Any] = {  # what a run that begins anew has found out of levers, rates and NaNs
+    "micro_batch": "auto",
+    "checkpointing": "auto",
+    "optimizer_state": "auto",
+    "lr_scale": 1.0,
+    "nans": 0,
+}
 
 
 def changes_of(run_dir: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One optimizer step: what the training does with a batch, and what a memory trace sees of it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -80,11 +81,18 @@ class Step:
             measure=measure,
         )
 
-    def update(self, optimizer: torch.optim.Optimizer, shares: dict[str, Share], check: Check) -> Tensor:
+    def update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        shares: dict[str, Share],
+        check: Check,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Tensor:
         """Change the weights by their gradients, which are freed at once; the norm of the gradient.
 
         Args:
             check: see :meth:`__call__`. In fp16 a norm may be infinite: the scaler then leaves the weights as they are.
+            around: context of the change of the weights.
         """
         if self.weighing.log_variance:
             told = {name: share.loss for name, share in shares.items() if share.samples}
@@ -96,7 +104,8 @@ class Step:
         if check(shares, norm.full_tensor() if self.sharded else norm):
             if self.config.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(weights, self.config.clip_norm, norm)
-            self.scaler.step(optimizer)
+            with around():
+                self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)  # at once: old gradients need not live through the next forward pass
         return norm.full_tensor() if self.sharded else norm

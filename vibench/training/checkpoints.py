@@ -81,11 +81,14 @@ def _to_disk(folder: Path) -> None:
             os.close(number)
 
 
-def newest_good(folder: Path) -> tuple[dict[str, Any], Path] | None:
-    """The newest checkpoint of a run from which it can go on, and its file. Those that are damaged are named and
-    passed over; None where there is no good one.
+def newest_good(folder: Path) -> tuple[tuple[dict[str, Any], Path] | None, list[str]]:
+    """The newest checkpoint of a run from which it can go on, and its file; None where there is no good one.
+
+    Returns:
+        them, and what is to be said of those that are damaged and passed over.
     """
     found: list[tuple[dict[str, Any], Path]] = []
+    said: list[str] = []
     for name in (LAST, PREVIOUS, BEST):
         path = folder / name
         if not path.exists():
@@ -93,12 +96,14 @@ def newest_good(folder: Path) -> tuple[dict[str, Any], Path] | None:
         try:
             checkpoint = read_checkpoint(path, sealed=True)
         except CheckpointError as error:
-            log.warning(f"{error}; looking for an older one")
+            said.append(f"{error}; looking for an older one")
+            log.warning(said[-1])
             continue
         if name == LAST:
-            return checkpoint, path
+            return (checkpoint, path), said
         found.append((checkpoint, path))
-    return max(found, key=lambda one: (one[0]["vibench"]["steps_done"], one[0]["vibench"]["epoch"]), default=None)
+    newest = max(found, key=lambda one: (one[0]["vibench"]["steps_done"], one[0]["vibench"]["epoch"]), default=None)
+    return newest, said
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -138,12 +138,7 @@ def fit(
         model.to(device)
     loader = data.loader("train", training.global_batch_size, seed=config.seed, pin=device.type == "cuda")
     validation = data.loader("val", training.global_batch_size) if "val" in data.splits else None
-    known = {} if resume is None else resume["vibench"]
     log = None
-    if not rank():
-        board = run_dir / "tensorboard" if config.logger.writer is Writer.tensorboard else None
-        rows, done = known.get("log_rows", 0), known.get("steps_done", 0)
-        log = MetricsLog(run_dir / "metrics.csv", rows=rows, tensorboard=board, step=done)
     state = Training(
         model,
         config.task,
@@ -165,6 +160,10 @@ def fit(
         load_into(state, resume)
         for part in ("state_dict", "optimizer_states"):
             del resume[part]  # they are in the model and the optimizer by now, and may be large
+    if not rank():
+        board = run_dir / "tensorboard" if config.logger.writer is Writer.tensorboard else None
+        rows = 0 if resume is None else resume["vibench"]["log_rows"]
+        log = MetricsLog(run_dir / "metrics.csv", rows=rows, tensorboard=board, step=state.steps_done)
     accepted()
     pace = Pace(state.total_steps)
     with deferred(), warnings.catch_warnings():

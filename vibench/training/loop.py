@@ -12,7 +12,7 @@ from vibench.data.batch import Batch
 from vibench.data.loader import batches
 from vibench.errors import GrowthError, NanError
 from vibench.memory.growth import Growth
-from vibench.step.ranks import of_first, rank
+from vibench.step.ranks import first_told, rank, ranks
 from vibench.step.scores import total_loss
 from vibench.training.keeper import Keeper
 from vibench.training.pace import Pace
@@ -91,6 +91,7 @@ class Loop:
     def _validate(self) -> dict[str, float]:
         training, watch = self.training, self.watch
         results = training.validate(_Stoppable(self.validation, self.keeper))
+        self.keeper.stop_if_asked()
         values = {f"val/{task}/{name}": v for task, result in results.items() for name, v in result.metrics.items()}
         values |= {f"val/{task}/loss": result.loss for task, result in results.items()}
         values |= {"val/loss": total_loss(training.tasks, results)}
@@ -113,7 +114,7 @@ class Loop:
         if best:
             self.keeper.save_best()  # first: a last checkpoint that knows of a best one finds it there
         self.keeper.save()
-        if grows := of_first(grows):
+        if grows := first_told(grows):
             self._act_on(grows)
         self.keeper.stop_if_asked()
 
@@ -129,12 +130,13 @@ class Loop:
 
 
 class _Stoppable:
-    """Batches of a validation, between which a run can be stopped."""
+    """Batches of a validation, between which a run can be stopped; several ranks are stopped after it, together."""
 
     def __init__(self, loader: DataLoader[Batch], keeper: Keeper) -> None:
         self.loader, self.keeper = loader, keeper
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in batches(self.loader):
-            self.keeper.stop_if_asked()
+            if ranks() == 1:
+                self.keeper.stop_if_asked()
             yield batch

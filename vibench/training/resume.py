@@ -13,8 +13,10 @@ from vibench.training.checkpoints import BEST, CheckpointError, newest_good, rea
 log = logging.getLogger("vibench")
 
 
-def resumed(config: dict[str, Any], data: Data, run_dir: Path, promised: int) -> dict[str, Any] | None:
-    """The newest good checkpoint of a run; None where it begins.
+def resumed(
+    config: dict[str, Any], data: Data, run_dir: Path, promised: int
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest good checkpoint of a run, None where it begins; and what is otherwise than if it had not been stopped.
 
     Where the config asks for other data than the run began with, what the weights have seen is audited against the new
     test, as for any weights that are started from.
@@ -26,9 +28,9 @@ def resumed(config: dict[str, Any], data: Data, run_dir: Path, promised: int) ->
     Raises:
         DataError: the data are others than those the run began with, although the config is not.
     """
-    found = newest_good(run_dir / "checkpoints")
+    found, said = newest_good(run_dir / "checkpoints")
     if found is None:
-        return None
+        return None, said
     checkpoint, path = found
     known = checkpoint["vibench"]
     before = known["config"]
@@ -40,9 +42,10 @@ def resumed(config: dict[str, Any], data: Data, run_dir: Path, promised: int) ->
             )
         audit_start(data.certificate, known["seen"], f"vibench-resume {run_dir}", config["data"]["allow_leaky"])
     if known["best"]["value"] is not None and (why := _lost(path, known, config)):
-        log.warning(f"{why}: the best validation is looked for anew")
+        said.append(f"{why}: the best validation is looked for anew")
+        log.warning(said[-1])
         _look_anew(known, promised)
-    return checkpoint
+    return checkpoint, said
 
 
 def _lost(path: Path, known: dict[str, Any], config: dict[str, Any]) -> str | None:
@@ -50,6 +53,8 @@ def _lost(path: Path, known: dict[str, Any], config: dict[str, Any]) -> str | No
     best, before = path.with_name(BEST), known["config"]
     if before["training"]["monitor"] != config["training"]["monitor"]:
         return f"training.monitor is {config['training']['monitor']} now"
+    if any(before[part] != config[part] for part in ("data", "task")):
+        return "data or tasks are others now, and so is their validation"
     try:
         ahead = read_checkpoint(best, sealed=True)["vibench"]["steps_done"] > known["steps_done"]
     except CheckpointError as error:
@@ -58,7 +63,8 @@ def _lost(path: Path, known: dict[str, Any], config: dict[str, Any]) -> str | No
 
 
 def _look_anew(known: dict[str, Any], promised: int) -> None:
-    over = known["best"]["early_stop"] is not None or known["steps_done"] >= promised
+    ended = known["epoch"] * known["made_with"]["steps of an epoch"] >= known["steps_done"]  # and its last epoch, too
+    over = ended and (known["best"]["early_stop"] is not None or known["steps_done"] >= promised)
     known["best"] = {"value": None, "waited": 0, "early_stop": None}
     if over:  # of the last weights, at least, a validation: back to before it, and the two rows that it logged
         known["epoch"] -= 1

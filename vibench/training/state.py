@@ -40,6 +40,7 @@ def state_of(training: Training) -> dict[str, Any]:
             "best": dict(training.best),
             "nans": training.nans,
             "made_with": _made_with(training),
+            "auto": {"precision": training.plan.precision, "optimizer_state": training.plan.optimizer_state},
         },
     }
 
@@ -81,6 +82,8 @@ def load_into(training: Training, state: dict[str, Any]) -> None:
     training.scaler.load_state_dict(state["scaler"])
     for name in ("epoch", "steps_done", "skipped_steps", "labels_seen", "last_losses", "turns", "best"):
         setattr(training, name, told[name])
+    if training.epoch * training.per_epoch > training.steps_done and training.steps_done < training.total_steps:
+        training.epoch -= 1  # it was ended by fewer steps than are promised now: the rest of it is to come
     training.epoch_sums = {name: tuple(pair) for name, pair in told["epoch_sums"].items()}
     training.last_loss = sum(training.tasks[name].weight * value for name, value in training.last_losses.items())
     training.nans = max(training.nans, told["nans"])

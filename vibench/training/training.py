@@ -149,8 +149,7 @@ class Training:
             sound.append(self._keep(batch, shares, factors, norm))
             return sound[0]
 
-        with self.recovery.of_optimizer(self.steps_done):
-            norm = self.step.update(self.optimizer, shares, check)
+        norm = self.step.update(self.optimizer, shares, check, lambda: self.recovery.of_optimizer(self.steps_done))
         self.steps_done += 1
         self.skipped_steps += self.scaler.get_scale() < scale or not sound[0]
         if due and sound[0]:
@@ -258,15 +257,17 @@ class Training:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            return self.recovery.of_scores(
-                lambda micro_batch: self._scored(batches, micro_batch), self.config.global_batch_size, self.steps_done
+            self.recovery.of_scores(
+                lambda micro_batch: self._score(batches, micro_batch), self.config.global_batch_size, self.steps_done
             )
+            return self.scores.results()
         finally:
             for module, mode in modes:
                 module.training = mode
 
     @torch.no_grad()
-    def _scored(self, batches: Iterable[Batch], micro_batch: int) -> dict[str, TaskResult]:
+    def _score(self, batches: Iterable[Batch], micro_batch: int) -> None:
+        """Of this rank's share alone: nothing is asked of the others that one without memory could not answer."""
         self.scores.reset()
         for batch in batches:
             score_batch(
@@ -277,7 +278,6 @@ class Training:
                 precision=self.plan.precision,
                 device=self.device,
             )
-        return self.scores.results()
 
     def end_epoch(self, measured: dict[str, float]) -> None:
         """
