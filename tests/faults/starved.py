@@ -17,17 +17,17 @@ ROOM, PER_SEQUENCE = 48 * MIB, 4 * MIB  # beyond what the process has; twelve se
 
 
 class Starved(Transformer):
-    """Takes 4 MiB for every sequence of a training step, where the last rank has room for twelve.
+    """Takes 4 MiB for every sequence in ``$VIBENCH_STARVED``, where the last rank has room for twelve.
 
     Every rank writes what its weights are before each step, in ``$VIBENCH_TOLD``.
     """
 
     def forward(self, tokens):
-        if self.training and "VIBENCH_TOLD" in os.environ:
-            rank = dist.get_rank() if dist.is_initialized() else 0
-            last = dist.get_world_size() - 1 if dist.is_initialized() else 0
-            if rank == last:
-                starve(len(tokens))
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        here = os.environ.get("VIBENCH_STARVED") == ("training" if self.training else "validation")
+        if here and rank == ranks - 1:
+            starve(len(tokens))
+        if self.training:
             weights = b"".join(p.detach().numpy().tobytes() for p in self.parameters() if type(p) is torch.nn.Parameter)
             with (Path(os.environ["VIBENCH_TOLD"]) / f"rank{rank}").open("a") as file:
                 file.write(hashlib.sha256(weights).hexdigest() + "\n")

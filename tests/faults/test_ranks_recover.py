@@ -15,6 +15,7 @@ def told(tmp_path, monkeypatch):
     folder = tmp_path / "told"
     folder.mkdir()
     monkeypatch.setenv("VIBENCH_TOLD", str(folder))
+    monkeypatch.setenv("VIBENCH_STARVED", "training")
     return folder
 
 
@@ -50,6 +51,23 @@ def test_ranks_that_share_their_weights_start_again_from_the_last_checkpoint_wit
     assert status["plan"]["micro_batch"] <= 4
     run_experiment(resolved(*OPTIONS), tmp_path / "one")
     assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_rank_that_runs_out_of_memory_in_a_validation_does_not_hang_or_stop_the_others(
+    resolved, tmp_path, told, monkeypatch, sharding
+):
+    monkeypatch.setenv("VIBENCH_STARVED", "validation")
+    options = (*OPTIONS, TWO, "training.epochs=1", "training.micro_batch=8", f"training.sharding={sharding}")
+    status = run_experiment(starved(resolved(*options)), tmp_path / "two")
+    assert status["state"] == "completed"
+    text = next(event["text"] for event in status["events"] if event["kind"] == "memory")
+    assert "out of memory in a" in text
+    assert ("from the last checkpoint with micro_batch=4" if sharding == "full" else "micro-batch 8 -> 4") in text
+    monkeypatch.setenv("VIBENCH_STARVED", "nowhere")
+    alone = run_experiment(starved(resolved(*OPTIONS, "training.epochs=1")), tmp_path / "one")
+    for task, result in alone["results"].items():
+        assert status["results"][task]["metrics"] == pytest.approx(result["metrics"], rel=1e-3, abs=1e-4)
 
 
 def test_a_single_process_that_runs_out_of_memory_ends_with_the_weights_of_the_smaller_micro_batch_to_the_bit(
