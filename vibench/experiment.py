@@ -38,6 +38,7 @@ from vibench.model import build_model, targets
 from vibench.proving import prove_it, remember_it, short_certificate, tested
 from vibench.report.plain import plain
 from vibench.report.status import FORGOTTEN, changes_of, note, write_json
+from vibench.signals import deferred
 from vibench.step.ranks import least_over_ranks, leave, of_first, rank
 from vibench.step.recovery import first_line, give_back
 from vibench.step.scores import check_bounded
@@ -147,20 +148,21 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
             _note_what_is_new(run_dir, asked, changed, fresh, [*said, *went_on])
 
     try:
-        fitted = fit(
-            model,
-            data,
-            config,
-            plan,
-            device=device,
-            run_dir=run_dir,
-            identity=identity,
-            resume=resume,
-            note=(lambda event: None) if rank() else partial(note, run_dir),
-            accepted=accept,
-            lr_scale=changes.get("lr_scale", 1.0),
-            nans=changes.get("nans", 0),
-        )
+        with deferred():
+            fitted = fit(
+                model,
+                data,
+                config,
+                plan,
+                device=device,
+                run_dir=run_dir,
+                identity=identity,
+                resume=resume,
+                note=(lambda event: None) if rank() else partial(note, run_dir),
+                accepted=accept,
+                lr_scale=changes.get("lr_scale", 1.0),
+                nans=changes.get("nans", 0),
+            )
         first = not rank()
         leave()
         if not first:

@@ -20,7 +20,7 @@ from typing import Any
 from vibench.config.experiment import ExperimentConfig
 from vibench.errors import Restart, VibenchError
 from vibench.report.status import kind_of
-from vibench.signals import Stopped, heeded
+from vibench.signals import Stopped, deferred, heeded
 
 GRACE_S = 5  # seconds to end before a process is killed
 LAST_STEP_S = (
@@ -166,11 +166,12 @@ def _end_with_parent() -> None:
 
 
 def _train(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) -> dict[str, Any]:
-    import torch
-    import torch.distributed as dist
+    with deferred("what is being imported comes first"):
+        import torch
+        import torch.distributed as dist
 
-    from vibench.config.hardware import Device
-    from vibench.experiment import train_and_prove
+        from vibench.config.hardware import Device
+        from vibench.experiment import train_and_prove
 
     gpu = config.hardware.device is not Device.cpu and torch.cuda.is_available()
     if gpu and rank < torch.cuda.device_count():

@@ -19,7 +19,7 @@ from vibench.report.picture import draw_growth
 from vibench.report.plain import plain
 from vibench.report.status import FORGOTTEN, note, read_status, recorded
 from vibench.report.table import print_result
-from vibench.signals import heeded
+from vibench.signals import deferred, heeded
 
 log = logging.getLogger("vibench")
 
@@ -108,7 +108,8 @@ def _once(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
     try:
         if config.hardware.gpus > 1:
             return train_in_processes(config, run_dir)
-        from vibench.experiment import train_and_prove  # torch from here on
+        with deferred("what is being imported comes first"):
+            from vibench.experiment import train_and_prove  # torch from here on
 
         return train_and_prove(config, run_dir)
     except Exception as error:

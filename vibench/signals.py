@@ -40,6 +40,7 @@ class _Asked:
     number: int | None = None
     since = -math.inf
     deferred = False
+    until = ""
     heeded = True
 
 
@@ -61,9 +62,15 @@ def heeded() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Within it the first signal only asks (:func:`asked`), so that a step can end and be saved; the second stops."""
-    _Asked.deferred = True
+def deferred(until: str = "a checkpoint is saved after this step") -> Iterator[None]:
+    """Within it the first signal only asks (:func:`asked`), so that a step can end and be saved; the second stops.
+
+    Also around imports of compiled packages: an exception that comes amid one can end the process without a word.
+
+    Args:
+        until: what is done first, for the user.
+    """
+    _Asked.deferred, _Asked.until = True, until
     try:
         yield
     finally:
@@ -85,4 +92,4 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if not _Asked.deferred or _Asked.number is not None:
         raise Stopped(number)
     _Asked.number = number
-    log.warning(f"{signal.Signals(number).name}: a checkpoint is saved after this step; once more stops at once")
+    log.warning(f"{signal.Signals(number).name}: {_Asked.until}; once more stops at once")

@@ -139,10 +139,10 @@ def test_a_full_disk_fails_and_says_so_although_the_status_is_on_that_disk(cache
 
 
 def test_memory_that_cannot_be_had_ends_the_run_as_memory(cache, tmp_path):
-    limit = 3 * 2**30
+    limit = 5 * 2**28  # one window is too much for it: a larger micro-batch would be cut
     process = start(
-        tmp_path, "embedding=pointwise", "data.window=1024", "data.stride=16", "training.global_batch_size=128",
-        "d_model=256", "backbone.d_ff=4096",
+        tmp_path, "embedding=pointwise", "data.window=1024", "data.stride=1024", "training.global_batch_size=4",
+        "d_model=256", "backbone.d_ff=16384",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
     _, stderr = process.communicate(timeout=120)

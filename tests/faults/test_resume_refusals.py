@@ -1,5 +1,6 @@
 """Going on with a run: the same line again, another value, and what is refused without touching anything."""
 
+import csv
 import json
 import shutil
 import signal
@@ -14,7 +15,8 @@ from tests.faults.runs import Stumbles, assert_same_end, events, status_of, stum
 from tests.faults.test_honest_end import MAIN, start, wait_for_training
 from vibench.cli import resume as command
 from vibench.config.frozen import read, thaw
-from vibench.errors import ConfigError, DataError, VibenchError
+from vibench.errors import ConfigError, DataError, NanError, VibenchError
+from vibench.report.status import write_json
 from vibench.run import run_experiment
 from vibench.training.checkpoints import read_checkpoint
 
@@ -213,6 +215,30 @@ def test_another_monitor_looks_for_its_best_from_then_on(tiny, crashed, tmp_path
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")["vibench"]
     assert best["steps_done"] > 6
     assert best["best"]["value"] < 0.5  # an r2; the loss before was above 2
+
+
+def test_what_was_found_out_before_the_first_checkpoint_is_forgotten_with_another_config(tiny, tmp_path):
+    options = ("training.optimizer=sgd", "training.clip_norm=null", "training.warmup_steps=0", "logger.every_n_steps=1")
+    with pytest.raises(NanError, match=r"training\.nan_limit=3 is reached"):
+        run_experiment(tiny(*options, "training.lr=1e30", "training.on_nan=rewind"), tmp_path)
+    status = run_experiment(tiny(*options, "training.lr=0.01", "training.on_nan=rewind"), tmp_path)
+    assert status["events"][-1]["text"] == "begun anew with another config"
+    with (tmp_path / "metrics.csv").open() as file:
+        assert next(csv.DictReader(file))["train/lr"] == "0.01"  # and not an eighth of it
+
+
+def test_more_steps_than_those_that_ended_within_an_epoch_are_the_rest_of_that_epoch(tiny, tmp_path):
+    options = ("training.global_batch_size=16", "training.warmup_steps=0")  # seven steps an epoch
+    run_experiment(tiny(*options, "training.epochs=2", "training.max_steps=3"), tmp_path / "run")
+    path = tmp_path / "run" / "status.json"
+    write_json(
+        path, json.loads(path.read_text()) | {"state": "running", "pid": 1, "process_started": "0"}
+    )  # killed then
+    more = (*options, "training.epochs=2", "training.max_steps=10")
+    longer = run_experiment(tiny(*more), tmp_path / "run", may_change=True)
+    whole = run_experiment(tiny(*more), tmp_path / "whole")
+    assert longer["steps"] == 10
+    assert longer["labels_seen"] == whole["labels_seen"]  # the same windows
 
 
 @pytest.fixture(scope="module")

@@ -65,18 +65,19 @@ def draw_memory(plan: tuple[str, dict[str, Any]], path: Path) -> None:
 def draw_growth(run_dir: Path) -> None:
     """Draw the memory of a run over its epochs, ``memory.svg``, from what ``metrics.csv`` has of it.
 
-    Nothing is drawn of fewer than two epochs, or where matplotlib is not installed; a disk that is full is no reason to
-    say more.
+    Nothing is drawn of fewer than two epochs, or where matplotlib is not installed; and no picture that cannot be drawn
+    changes how a run ends.
     """
-    try:
-        from matplotlib.figure import Figure
-
+    with suppress(Exception):
         with (run_dir / "metrics.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row.get("memory/host_gib")]
-    except (ImportError, OSError):
-        return
-    if len(rows) < 2:
-        return
+        if len(rows) >= 2:
+            _draw_growth(rows, run_dir / "memory.svg")
+
+
+def _draw_growth(rows: list[dict[str, str]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()
     epochs = range(1, len(rows) + 1)
@@ -88,8 +89,7 @@ def draw_growth(run_dir: Path) -> None:
     axes.set_xlim(1, len(rows))
     axes.set_ylim(bottom=0)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    with suppress(OSError):
-        _save(figure, run_dir / "memory.svg")
+    _save(figure, path)
 
 
 def _save(figure: Any, path: Path) -> None:

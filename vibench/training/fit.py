@@ -17,7 +17,6 @@ from vibench.memory.growth import Growth
 from vibench.memory.host import keep_freed_memory
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model, freeze
-from vibench.signals import deferred
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.ranks import rank, shard
 from vibench.training.checkpoints import BEST, LAST
@@ -124,7 +123,7 @@ def fit(
         lr_scale, nans: of the learning rate, and the steps that were not finite, after a rewind.
 
     Raises:
-        Stopped: as was asked for by a signal, after a checkpoint.
+        Stopped: as was asked for by a signal that was deferred, after a checkpoint.
         VibenchError: it cannot go on; the last checkpoint is there.
     """
     if device.type == "cpu":
@@ -166,7 +165,7 @@ def fit(
         log = MetricsLog(run_dir / "metrics.csv", rows=rows, tensorboard=board, step=state.steps_done)
     accepted()
     pace = Pace(state.total_steps)
-    with deferred(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")  # by a rank without labels
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing is done to it in place
         Loop(
