@@ -110,10 +110,10 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         changes = resume["vibench"]["auto"] | changes
         if "nans" in fresh:
             resume["vibench"]["nans"] = 0
+    free = plan = None
     if device.type == "cuda":
         give_back(device)  # of an attempt before, in this process
-    free = least_over_ranks(free_gib(device), device) if device.type == "cuda" else None
-    plan = None
+        free = least_over_ranks(free_gib(device), device)
     if not rank():  # for all of them
         plan = _plan(with_levers(config, changes), data, sizes, free, run_dir)
     plan = of_first(plan)
@@ -123,8 +123,8 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
     check_bounded(model)
     if resume is not None:
         load_weights(model, resume, run_dir / "checkpoints")
-    start = resume["vibench"]["start"] if resume is not None else start_from(model, config, data.classes)
-    if start is not None and resume is None:
+        start = resume["vibench"]["start"]
+    elif (start := start_from(model, config, data.classes)) is not None:
         audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
     if not rank():
         write_json(run_dir / "split.json", data.certificate)

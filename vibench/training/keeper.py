@@ -1,5 +1,6 @@
 """Keeps a training on disk: after every epoch, every so many seconds within one, and when the run is asked to stop."""
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Keeper:
         if not any_rank(number is not None):
             return
         self.save()
-        raise Stopped(number or 15)  # another rank was asked, this one will be
+        raise Stopped(number or signal.SIGTERM)  # another rank was asked, this one will be
 
     def save(self) -> None:
         """The state of the training, as the last checkpoint; the one before is kept."""
