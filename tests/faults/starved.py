@@ -13,11 +13,11 @@ from vibench.backbones.transformer import Transformer
 from vibench.config.backbone import TransformerConfig
 
 MIB = 2**20
-ROOM, PER_SEQUENCE = 48 * MIB, 4 * MIB  # beyond what the process has; twelve sequences fit
+ROOM, PER_SEQUENCE = 72 * MIB, 4 * MIB  # beyond what the process has; 12 sequences fit with 24 MiB to spare, 24 do not
 
 
 class Starved(Transformer):
-    """Takes 4 MiB for every sequence in ``$VIBENCH_STARVED``, where the last rank has room for twelve.
+    """Takes 4 MiB for every sequence in ``$VIBENCH_STARVED``, where the last rank has room for eighteen.
 
     Every rank writes what its weights are before each step, in ``$VIBENCH_TOLD``.
     """
