@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vibench"
 ORDER = (
-    ("errors", "signals"),
+    ("errors", "signals", "cgroups"),
     ("config",),
     ("data",),
     ("layers",),
@@ -33,7 +33,7 @@ ORDER = (
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 ONLY = {"config": {"config", "errors"}, "report": {"report", "errors", "signals"}}  # stricter than their rank
-QUICK = {"errors", "signals", "config", "report", "processes", "run", "cli"}
+QUICK = {"errors", "signals", "cgroups", "config", "report", "processes", "run", "cli"}
 HEAVY = {"torch", "lightning", "torchmetrics", "numpy", "h5py", "scipy"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -17,6 +17,7 @@ import torch
 
 from vibench.config import frozen
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.plain import plain
 from vibench.data.audit import audit_start, entities_of
 from vibench.data.build import build
 from vibench.data.loader import Data
@@ -36,7 +37,6 @@ from vibench.memory.plan import MemoryPlan, refit
 from vibench.memory.plan import fit as plan_memory
 from vibench.model import build_model, targets
 from vibench.proving import prove_it, remember_it, short_certificate, tested
-from vibench.report.plain import plain
 from vibench.report.status import FORGOTTEN, changes_of, note, write_json
 from vibench.signals import deferred
 from vibench.step.ranks import least_over_ranks, leave, of_first, rank

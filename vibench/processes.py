@@ -1,5 +1,7 @@
 """One process per device, of one run. What starts them watches them: if one dies, all end, and it is said why.
 
+On several machines each has such a supervisor; the first one's decides. They meet in a folder that all of them see.
+
 Imports no torch: the processes do.
 """
 
@@ -7,28 +9,38 @@ import logging
 import math
 import os
 import pickle
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vibench import cgroups
 from vibench.config.experiment import ExperimentConfig
-from vibench.errors import Restart, VibenchError
+from vibench.errors import ConfigError, Restart, VibenchError
 from vibench.report.status import kind_of
 from vibench.signals import Stopped, deferred, heeded
 
 GRACE_S = 5  # seconds to end before a process is killed
-LAST_STEP_S = (
-    600  # seconds for the step that a stopped run is in, and its checkpoint; a second signal is not so patient
-)
+LAST_STEP_S = 600  # for the step that a stopped run is in, and its checkpoint; a second signal is not so patient
 EVERY_S = 0.1
 STOPPED = 75  # exit status of a process that did what a signal asked for
+END, OVER = "end", "over"  # what the first machine says to the others: of this beginning, of this attempt
 LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # as Hydra writes it
+
+
+class HostMemoryError(VibenchError):
+    """The kernel killed a process of a run, because the host's memory was full."""
+
+    kind = "MEMORY"
 
 
 class RankError(VibenchError):
@@ -42,33 +54,145 @@ def train_in_processes(config: ExperimentConfig, run_dir: Path) -> dict[str, Any
         RankError: one of them failed or was killed; the others have been ended.
         Restart: one of them asks for it.
         Stopped: by a signal, which they were told and had time to save after.
+        ConfigError: the hardware has more machines than there are here.
     """
-    with tempfile.TemporaryDirectory(prefix="vibench-") as folder:
-        meeting = Path(folder)  # on this machine's own disk, where they meet and leave what they found
-        running = [_start(config, run_dir, meeting, rank) for rank in range(config.hardware.gpus)]
-        try:
-            _wait(running)
-        except Stopped as stopped:
-            for process in running:
-                process.send_signal(stopped.number)
-            _wait(running, LAST_STEP_S)
-            if all(process.poll() in (0, STOPPED) for process in running):
-                raise  # saved, all of them
-        finally:
-            died = [process.poll() for process in running]  # before the others are ended
-            _end(running)
-        if any(died) and all(code in (0, STOPPED) for code in died):
-            raise Stopped(signal.SIGTERM)  # they were told, and not by this process
-        if any(died) or not (meeting / "result").exists():
-            raise _failure(died, meeting, run_dir)
-        return pickle.loads((meeting / "result").read_bytes())
+    if config.hardware.nodes == 1:
+        with tempfile.TemporaryDirectory(prefix="vibench-") as folder:  # on this machine's own disk
+            return _lead(config, run_dir, Path(folder))
+    if machines() != config.hardware.nodes:
+        raise ConfigError(
+            [
+                f"hardware.nodes={config.hardware.nodes} needs as many machines, this process has {machines()}; "
+                "use hydra/launcher=slurm, or hardware.nodes=1"
+            ]
+        )
+    folder = _meetings(run_dir)
+    number = len(list(folder.glob("[0-9]*")))
+    (folder / "next").mkdir()
+    return _lead(config, run_dir, (folder / "next").rename(folder / str(number)))
 
 
-def _wait(running: "list[subprocess.Popen[bytes]]", seconds: float = math.inf) -> None:
-    """Until all have ended, or one has failed. One that was stopped has not: the first may still be saving."""
+def machines() -> int:
+    """Of this SLURM job; 1 without one."""
+    return int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) if "SLURM_STEP_ID" in os.environ else 1
+
+
+def machine() -> int:
+    """The number of this one among them, from 0."""
+    return int(os.environ.get("SLURM_NODEID", "0")) if machines() > 1 else 0
+
+
+def _meetings(run_dir: Path) -> Path:
+    """Where the machines of this attempt meet: a folder for each time that they begin."""
+    return run_dir / ".ranks" / f"{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+
+
+@contextmanager
+def leading(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
+    """Within it, the other machines of a run wait for what this one begins; they go when it ends."""
+    if config.hardware.nodes == 1:
+        yield
+        return
+    shutil.rmtree(run_dir / ".ranks", ignore_errors=True)  # of attempts before
+    folder = _meetings(run_dir)
+    folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        (folder / OVER).touch()
+
+
+def follow(config: ExperimentConfig, run_dir: Path) -> None:
+    """What another machine than the first does: start its processes whenever that one begins, until it says it is over.
+
+    Raises:
+        Stopped: by a signal; the processes saved what they had to.
+    """
+    folder, number, waited = _meetings(run_dir), 0, time.monotonic()
+    while not (folder / OVER).exists():
+        if (folder / str(number)).exists():
+            _follow_once(config, run_dir, folder / str(number))
+            number += 1
+        elif not folder.exists() and time.monotonic() - waited > LAST_STEP_S:
+            raise RankError(f"the first machine of the job never began; see {run_dir}/output.log")
+        time.sleep(EVERY_S)
+
+
+def _follow_once(config: ExperimentConfig, run_dir: Path, meeting: Path) -> None:
+    first = machine() * config.hardware.gpus
+    running = [_start(config, run_dir, meeting, first + number) for number in range(config.hardware.gpus)]
+    stopped = None
+    try:
+        _wait(running, meeting=meeting)
+    except Stopped as error:
+        stopped = error
+        _pass_on(running, error)
+    codes = [process.poll() for process in running]
+    _end(running)
+    _leave(meeting / f"ended{machine()}", (first, codes))
+    if stopped is not None:
+        raise stopped
+
+
+def _lead(config: ExperimentConfig, run_dir: Path, meeting: Path) -> dict[str, Any]:
+    kills = cgroups.kills()
+    running = [_start(config, run_dir, meeting, rank) for rank in range(config.hardware.gpus)]
+    died: list[int | None] = [None] * config.hardware.devices
+    try:
+        _wait(running, meeting=meeting, others=config.hardware.nodes - 1)
+    except Stopped as stopped:
+        _pass_on(running, stopped)
+        if all(process.poll() in (0, STOPPED) for process in running):
+            raise  # saved, all of them
+    finally:
+        died[: len(running)] = [process.poll() for process in running]  # before the others are ended
+        (meeting / END).touch()
+        _end(running)
+        for first, codes in _ended(meeting, config.hardware.nodes - 1):
+            died[first : first + len(codes)] = codes
+    if any(died) and all(code in (0, STOPPED) for code in died):
+        raise Stopped(signal.SIGTERM)  # they were told, and not by this process
+    if any(died) or not (meeting / "result").exists():
+        raise _failure(died, meeting, run_dir, out_of_memory=cgroups.kills() > kills)
+    return pickle.loads((meeting / "result").read_bytes())
+
+
+def _ended(meeting: Path, others: int) -> list[tuple[int, list[int | None]]]:
+    """What the other machines say of their processes, once they have ended; they have a little time for it."""
+    deadline = time.monotonic() + (2 * GRACE_S if others else 0)
+    while len(list(meeting.glob("ended*"))) < others and time.monotonic() < deadline:
+        time.sleep(EVERY_S)
+    return [pickle.loads(path.read_bytes()) for path in meeting.glob("ended*")]
+
+
+def _pass_on(running: "list[subprocess.Popen[bytes]]", stopped: Stopped) -> None:
+    for process in running:
+        process.send_signal(stopped.number)
+    _wait(running, LAST_STEP_S)
+
+
+def _wait(
+    running: "list[subprocess.Popen[bytes]]", seconds: float = math.inf, meeting: Path | None = None, others: int = 0
+) -> None:
+    """Until all have ended, or one has failed. One that was stopped has not: the first may still be saving.
+
+    Args:
+        meeting: where it is said that another machine has ended.
+        others: machines to wait for.
+    """
     deadline = time.monotonic() + seconds
-    while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-        if any(process.poll() not in (None, 0, STOPPED) for process in running):
+    while time.monotonic() < deadline:
+        codes = [process.poll() for process in running]
+        ended = 0
+        if meeting is not None and (others or machine()):
+            if (meeting / END).exists():
+                return
+            told = [pickle.loads(path.read_bytes())[1] for path in meeting.glob("ended*")] if others else []
+            codes += [code for part in told for code in part if code is not None]
+            ended = len(told)
+        if any(code not in (None, 0, STOPPED) for code in codes):
+            return
+        if None not in codes and ended == others:
             return
         time.sleep(EVERY_S)
 
@@ -111,7 +235,7 @@ def _end(running: "list[subprocess.Popen[bytes]]") -> None:
             process.stdin.close()
 
 
-def _failure(died: list[int | None], meeting: Path, run_dir: Path) -> VibenchError:
+def _failure(died: list[int | None], meeting: Path, run_dir: Path, *, out_of_memory: bool) -> VibenchError:
     """What was raised first; the others fail after it, since they wait for a process that is gone."""
     told = sorted(meeting.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
     killed = [rank for rank, code in enumerate(died) if code is not None and code < 0]
@@ -119,9 +243,18 @@ def _failure(died: list[int | None], meeting: Path, run_dir: Path) -> VibenchErr
     if orders:  # who gives one can take others with it
         text, kind, order = orders[0]
         return Restart(text, kind=kind, **order)
-    if killed:
+    if out_of_memory:
+        most = cgroups.limit_mb()
+        limit = f"all {most} MB" if most is not None else "all"
+        error: VibenchError = HostMemoryError(
+            f"the kernel killed a process of the run: {limit} of the host's memory was taken; ask for more by "
+            "hardware.slurm.mem_mb, or use fewer data.workers"
+        )
+    elif killed:
         number = signal.Signals(-died[killed[0]]).name
-        error = RankError(f"the process of rank {killed[0]} was killed by {number}, the others were ended")
+        who = "the process of the run" if len(died) == 1 else f"the process of rank {killed[0]}"
+        others = ", the others were ended" if len(died) > 1 else ""
+        error = RankError(f"{who} was killed by {number}{others}")
     elif told:
         kind, text, started, _ = pickle.loads(told[0].read_bytes())
         error = RankError(text if told[0].name == "error0" else f"rank {told[0].name.removeprefix('error')}: {text}")
@@ -174,15 +307,28 @@ def _train(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) ->
         from vibench.experiment import train_and_prove
 
     gpu = config.hardware.device is not Device.cpu and torch.cuda.is_available()
-    if gpu and rank < torch.cuda.device_count():
-        torch.cuda.set_device(rank)
-    dist.init_process_group(
-        "nccl" if gpu else "gloo",
-        init_method=f"file://{meeting}/ranks",
-        rank=rank,
-        world_size=config.hardware.gpus,
-    )
+    if gpu and rank % config.hardware.gpus < torch.cuda.device_count():
+        torch.cuda.set_device(rank % config.hardware.gpus)
+    if config.hardware.devices > 1:
+        where: dict[str, Any] = {"init_method": f"file://{meeting}/ranks"}
+        if config.hardware.nodes > 1:
+            where = {"store": _store(meeting, first=rank == 0)}
+        dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=config.hardware.devices, **where)
     return train_and_prove(config, run_dir)
+
+
+def _store(meeting: Path, *, first: bool) -> Any:
+    """Where ranks of several machines find each other: the first listens, and says where."""
+    import torch.distributed as dist
+
+    if first:
+        host = os.environ.get("MASTER_ADDR") or socket.gethostname()
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        _leave(meeting / "address", (host, store.port))
+        return store
+    while not (meeting / "address").exists():
+        time.sleep(EVERY_S)
+    return dist.TCPStore(*pickle.loads((meeting / "address").read_bytes()), is_master=False)
 
 
 def _text(error: BaseException) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 
 from vibench.config import frozen
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.plain import plain
 from vibench.errors import ConfigError, OutOfMemoryError, Restart, VibenchError, is_out_of_memory
 from vibench.processes import train_in_processes
+from vibench.report.known_runs import hash_of, remember
 from vibench.report.picture import draw_growth
-from vibench.report.plain import plain
 from vibench.report.status import FORGOTTEN, note, read_status, recorded
 from vibench.report.table import print_result
 from vibench.signals import deferred, heeded
@@ -25,7 +26,12 @@ log = logging.getLogger("vibench")
 
 
 def run_experiment(
-    config: ExperimentConfig, run_dir: str | Path, *, may_change: bool = False, take_over: bool = False
+    config: ExperimentConfig,
+    run_dir: str | Path,
+    *,
+    may_change: bool = False,
+    take_over: bool = False,
+    apart: bool = False,
 ) -> dict[str, Any]:
     """Run an experiment and return what ``status.json`` holds at its end.
 
@@ -34,6 +40,7 @@ def run_experiment(
     Args:
         may_change: the config may be another than that with which the run began.
         take_over: another machine, which the status says is at the run, is down.
+        apart: train in a process of its own, so that the status is true also where the kernel kills that.
 
     Raises:
         VibenchError: with ``started`` false, nothing was trained; else the run failed.
@@ -49,7 +56,7 @@ def run_experiment(
             if not has_begun(run_dir):
                 _begin(config, run_dir)
             try:
-                result = _train(config, run_dir)
+                result = _train(config, run_dir, apart)
             finally:
                 draw_growth(run_dir)
             ignore_signals()  # what is proven is not stopped any more
@@ -68,6 +75,7 @@ def _begin(config: ExperimentConfig, run_dir: Path) -> None:
         text = "begun anew with another config"
         note(run_dir, {"kind": "config", "step": None, "text": text, "changes": FORGOTTEN})
     frozen.freeze(plain(config), run_dir)
+    remember(hash_of(plain(config)), run_dir)
 
 
 def has_begun(run_dir: Path) -> bool:
@@ -89,13 +97,13 @@ def refusal(changed: list[str], run_dir: Path) -> list[str]:
     return [f"hydra.run.dir={run_dir} holds a run that was begun with another config: {', '.join(changed)}; {remedy}"]
 
 
-def _train(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
+def _train(config: ExperimentConfig, run_dir: Path, apart: bool) -> dict[str, Any]:
     """Train, also again and in another way, where something asks for it from its last checkpoint."""
     if sys.platform == "linux":  # segments that grow leave no gaps; before torch reads it
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     while True:
         try:
-            return _once(config, run_dir)
+            return _once(config, run_dir, apart)
         except Restart as order:
             told = ", ".join(f"{name}={value}" for name, value in order.changes.items())
             text = f"{order}: from the last checkpoint with {told}"
@@ -104,9 +112,9 @@ def _train(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
         note(run_dir, event)
 
 
-def _once(config: ExperimentConfig, run_dir: Path) -> dict[str, Any]:
+def _once(config: ExperimentConfig, run_dir: Path, apart: bool) -> dict[str, Any]:
     try:
-        if config.hardware.gpus > 1:
+        if apart or config.hardware.devices > 1:
             return train_in_processes(config, run_dir)
         with deferred("what is being imported comes first"):
             from vibench.experiment import train_and_prove  # torch from here on

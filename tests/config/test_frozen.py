@@ -10,7 +10,7 @@ from vibench.config.data import HDF5
 from vibench.config.describe import GROUPS
 from vibench.config.frozen import FILE, differences, freeze, read, thaw
 from vibench.errors import ConfigError
-from vibench.report.plain import plain
+from vibench.config.plain import plain
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = [

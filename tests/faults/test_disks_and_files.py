@@ -15,7 +15,7 @@ from tests.faults.test_honest_end import start, wait_for_training
 from vibench.config.frozen import freeze, thaw
 from vibench.data.synthetic import demo_store
 from vibench.errors import DataError
-from vibench.report.plain import plain
+from vibench.config.plain import plain
 from vibench.report.status import read_status
 from vibench.run import run_experiment
 

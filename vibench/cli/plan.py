@@ -3,12 +3,11 @@
 Exit status: 0 it fits, 2 the experiment is wrong, or does not fit the hardware that was named.
 """
 
-import dataclasses
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +18,9 @@ from vibench.config.describe import options
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.resolve import resolve
 from vibench.errors import ConfigError, MemoryFitError, TimeFitError, VibenchError
+
+if TYPE_CHECKING:
+    from vibench.memory.planner import Planner
 
 USAGE = """usage: vibench-plan [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--json] [--picture FILE]
 
@@ -85,16 +87,17 @@ def _read(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _plans(jobs: dict[str, list[str]], *, named: bool) -> dict[str, dict[str, Any]]:
     """Job and hardware -> plan, or why there is none: of the hardware that was named, or of every one."""
-    found = {}
+    from vibench.memory.planner import Planner  # torch from here on
+
+    found, planner = {}, Planner()
     for job, overrides in jobs.items():
         config = _config(overrides)
-        planner = _Planner(config)
         if named:
-            found[job or config.hardware.name] = planner.plan(config)
+            found[job or config.hardware.name] = _plan(planner, config)
             continue
         for name in options()["hardware"]:
             try:
-                found[name] = planner.plan(_config([*overrides, f"hardware={name}"]))
+                found[name] = _plan(planner, _config([*overrides, f"hardware={name}"]))
             except ConfigError as error:  # what this hardware forbids
                 found[name] = {"verdict": VERDICTS[ConfigError], "error": str(error).strip()}
     return found
@@ -111,33 +114,11 @@ def _config(overrides: list[str]) -> ExperimentConfig:
     return resolve(cfg)
 
 
-class _Planner:
-    """Plans one experiment for several kinds of hardware; its data are looked at once, its kernels traced once."""
-
-    def __init__(self, config: ExperimentConfig) -> None:
-        from vibench.data.build import survey  # torch from here on
-        from vibench.memory.plan import Traces
-        from vibench.model import targets
-
-        self.data, self.traces = survey(config.data, targets(config)), Traces()
-
-    def plan(self, config: ExperimentConfig) -> dict[str, Any]:
-        from vibench.memory.device import as_found, choose_device
-        from vibench.memory.host import check_host
-        from vibench.memory.plan import fit
-
-        if config.hardware.device.name == "auto":
-            device = choose_device(config.hardware)
-            config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
-        data = self.data
-        sizes = {"n_channels": data.n_channels, "n_classes": data.n_classes, "windows": data.windows}
-        try:
-            plan = fit(config, **sizes, traces=self.traces, on_cpu=True)
-            if config.hardware.ram_gib is not None:  # else it is what is free where the run will be
-                check_host(config.hardware, plan.host)
-            return plan.as_dict()
-        except (MemoryFitError, TimeFitError, ConfigError) as error:
-            return {"verdict": VERDICTS[type(error)], "error": str(error).strip()}
+def _plan(planner: "Planner", config: ExperimentConfig) -> dict[str, Any]:
+    try:
+        return planner.plan(config, on_cpu=True).as_dict()
+    except (MemoryFitError, TimeFitError, ConfigError) as error:
+        return {"verdict": VERDICTS[type(error)], "error": str(error).strip()}
 
 
 def _show(plans: dict[str, dict[str, Any]]) -> None:

@@ -12,16 +12,17 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hydra_plugins.vibench_launcher import VibenchLauncher
 from vibench.config import schemas
 from vibench.config.compose import complaints_about, complaints_about_sweep, compose_all
 from vibench.config.describe import describe, options
 from vibench.config.resolve import resolve
 from vibench.errors import ConfigError, VibenchError
-from vibench.report.table import print_sweep
 from vibench.run import changes, has_begun, refusal, run_experiment
 from vibench.signals import Stopped
 
@@ -33,6 +34,8 @@ usage: vibench-train [GROUP=OPTION ...] [KEY=VALUE ...]
   vibench-train backbone=dlinear training.epochs=20    another backbone, another value
   vibench-train data=cwru data.store=cwru.h5           real bearings, prepared by vibench-data
   vibench-train -m backbone=dlinear,patchtst seed=0,1  every combination, and one table
+  vibench-train -m hydra/launcher=slurm hardware=a100_80,v100 ... [--detach]
+                                                       every job to the nodes that it names; vibench-status later
   vibench-train backbone=dlinear --cfg job             show the composed experiment and stop
   vibench-train hydra.run.dir=RUN ...                  the same line again goes on with a run that was stopped
 
@@ -45,6 +48,7 @@ Results go to multirun_outputs/DATE/TIME, or hydra.run.dir=DIR. Flags of Hydra: 
 """
 
 
+SKIP, DETACH = "hydra.launcher.skip_refused=true", "hydra.launcher.detach=true"
 begun: list[str] = []  # directories of the runs of this process
 
 
@@ -59,6 +63,7 @@ def train(cfg: DictConfig) -> None:
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through instead of printing half a traceback
     schemas.register()
+    Plugins.instance().register(VibenchLauncher)  # which Hydra does not find where vibench is installed editable
     arguments = sys.argv[1:]
     try:
         if "--version" in arguments:
@@ -67,19 +72,15 @@ def main() -> None:
         if {"--help", "-h"} & set(arguments):
             show_help([a for a in arguments if not a.startswith("-")])
             return
+        sys.argv[1:] = arguments = with_keys(arguments)
         check(arguments)
-        try:
-            train()
-        finally:
-            if len(begun) > 1:
-                print_sweep([Path(folder) for folder in begun])
+        train()
     except (HydraException, OmegaConfBaseException) as error:
         refuse([describe(error)])
     except VibenchError as error:
-        if len(begun) < 2 and not error.started:
+        if not error.started:
             refuse(error.complaints if isinstance(error, ConfigError) else [str(error)])
-        jobs = f"; vibench-status {os.path.dirname(begun[0])} says what became of all" if len(begun) > 1 else ""
-        print(f"vibench-train: {error}{jobs}", file=sys.stderr)
+        print(f"vibench-train: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if begun:
@@ -109,6 +110,15 @@ def finish() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def with_keys(arguments: list[str]) -> list[str]:
+    """``--detach`` as the key that it is short for."""
+    if "--detach" not in arguments:
+        return arguments
+    if "hydra/launcher=slurm" not in arguments or not {"-m", "--multirun"} & set(arguments):
+        raise ConfigError(["--detach leaves a sweep to SLURM; use it with -m and hydra/launcher=slurm"])
+    return [DETACH if text == "--detach" else text for text in arguments]
+
+
 def check(arguments: list[str]) -> None:
     """Refuse with everything that is wrong, before Hydra makes a directory or a sweep begins.
 
@@ -121,7 +131,7 @@ def check(arguments: list[str]) -> None:
     if asked.config_dir and not os.path.isdir(asked.config_dir):
         raise ConfigError([f"--config-dir={asked.config_dir} is not a folder; name the one that holds your YAML files"])
     complaints = complaints_about_sweep if asked.multirun else complaints_about
-    if found := complaints(asked.overrides, asked.config_dir):
+    if SKIP not in asked.overrides and (found := complaints(asked.overrides, asked.config_dir)):
         raise ConfigError(found)
     named = [text.partition("=")[2] for text in asked.overrides if text.startswith("hydra.run.dir=")]
     if named and not asked.multirun and has_begun(Path(named[-1])):  # before Hydra writes there

@@ -1,5 +1,7 @@
 """All that is wrong with a command line, when Hydra would name only its first mistake."""
 
+import copy
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
@@ -111,16 +113,26 @@ def _set(cfg: DictConfig, overrides: list[Override]) -> list[str]:
 def _compose_choices(choices: list[Override], config_dir: str | None, complaints: list[str]) -> DictConfig | None:
     """Compose the groups, without the choices that do not exist."""
     choices = [override for override in choices if not override.is_delete()]
+    cfg, found = _composed(tuple(override.input_line for override in choices), config_dir)
+    complaints += found
+    return copy.deepcopy(cfg)
+
+
+@cache  # of a sweep's jobs, most make the same choices
+def _composed(lines: tuple[str, ...], config_dir: str | None) -> tuple[DictConfig | None, tuple[str, ...]]:
+    choices = OverridesParser.create().parse_overrides(list(lines))
+    complaints: list[str] = []
     search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     while True:
         try:
             with initialize_config_module("vibench.conf", version_base="1.3"):
-                return compose("train", [*search, *(override.input_line for override in choices)])
+                cfg = compose("train", [*search, *(override.input_line for override in choices)])
+                return cfg, tuple(complaints)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             guilty = next((o for o in choices if _is_about(error, o)), None)
             complaints.append(describe(error, guilty.input_line if guilty else ""))
             if guilty is None:
-                return None
+                return None, tuple(complaints)
             choices.remove(guilty)
 
 

@@ -16,14 +16,41 @@ class Device(Enum):
     cuda = "cuda"
 
 
+GRES = re.compile(r"[A-Za-z_]\w*(?::[A-Za-z_][\w.-]*)?")
+OWN = {  # option of sbatch -> key that says it
+    "--partition": "hardware.slurm.partition",
+    "--gres": "hardware.slurm.gres",
+    "--gpus": "hardware.gpus",
+    "--gpus-per-node": "hardware.gpus",
+    "--constraint": "hardware.slurm.constraint",
+    "--account": "hardware.slurm.account",
+    "--qos": "hardware.slurm.qos",
+    "--mem": "hardware.slurm.mem_mb",
+    "--time": "hardware.slurm.time",
+    "--signal": "hardware.slurm.warn_s",
+    "--nodes": "hardware.nodes",
+    "--cpus-per-task": "hardware.cpus",
+    "--array": "hydra.launcher.at_once",
+}
+REQUEUES_LEFT = "VIBENCH_REQUEUES_LEFT"  # in the environment of a run that something will requeue
 TIME = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2}):(\d{2})")  # SLURM's [days-]hours:minutes:seconds
 
 
 @dataclass(kw_only=True, slots=True)
 class SlurmConfig:
-    """What is asked of SLURM for a run."""
+    """What ``hydra/launcher=slurm`` asks for a run; cards, machines and CPU cores are those of the hardware."""
 
-    time: str | None = setting("time limit, [days-]hours:minutes:seconds; null: none is known")
+    partition: str | None = setting("partition; null: the cluster's default")
+    gres: str | None = setting("kind of card, e.g. gpu:a100, without a number; null: none is asked for")
+    constraint: str | None = setting("features that the machine must have, e.g. vram80; null: none")
+    account: str | None = setting("account that pays; null: the user's default")
+    qos: str | None = setting("quality of service; null: the default")
+    mem_mb: int | None = setting("MB of host memory on each machine; null: what the plan says and a quarter", low=1)
+    time: str | None = setting("time limit of one attempt, [days-]hours:minutes:seconds; null: none is known")
+    requeues: int = setting("how often a run may go on after its time limit or a preemption", low=0)
+    warn_s: int = setting("seconds before the time limit at which a run saves itself; SLURM may be 60 early", low=1)
+    sbatch: list[str] = setting("more options of sbatch, e.g. [--exclude=node7]")
+    setup: list[str] = setting("lines of shell before the run, e.g. [module load cuda]")
 
     @property
     def seconds(self) -> int | None:
@@ -44,6 +71,21 @@ class SlurmConfig:
             )
         elif self.seconds == 0:
             yield f"hardware.slurm.time={self.time} leaves no time to run; use null for no limit"
+        elif self.seconds is not None and self.warn_s >= self.seconds:
+            yield (
+                f"hardware.slurm.warn_s={self.warn_s} is all of hardware.slurm.time={self.time}; "
+                f"use hardware.slurm.warn_s<={max(self.seconds // 2, 1)} or more time"
+            )
+        if self.gres is not None and GRES.fullmatch(self.gres) is None:
+            yield (
+                f"hardware.slurm.gres={self.gres} is no kind of card; use e.g. gpu:a100, and hardware.gpus for how many"
+            )
+        for option in self.sbatch:
+            name = option.partition("=")[0]
+            if not name.startswith("--"):
+                yield f"hardware.slurm.sbatch has {option}, which is no option; write it out, e.g. --exclude=node7"
+            elif name in OWN:
+                yield f"hardware.slurm.sbatch has {option}, which is said by {OWN[name]}; set that"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,7 +99,8 @@ class HardwareConfig:
     measured_share: float | None = setting(
         "the same once runs on such a card were measured; null: usable_share stays", above=0, high=1
     )
-    gpus: int = setting("cards of one machine that train together (processes, on a CPU)", low=1)
+    gpus: int = setting("cards of each machine that train together (processes, on a CPU)", low=1)
+    nodes: int = setting("machines that train together; more than one needs hydra/launcher=slurm", low=1)
     context_mib: int = setting("MiB that the CUDA context takes outside the allocator", low=0)
     compute_capability: float | None = setting("CUDA compute capability; null without a card to plan for", low=3)
     fp32_tflops: float | None = setting("10^12 operations a second in fp32, of the data sheet; null: unknown", above=0)
@@ -66,6 +109,18 @@ class HardwareConfig:
     cpus: int | None = setting("CPU cores a run may use; null: those of this machine", low=1)
     ram_gib: float | None = setting("GiB of host memory a run may use; null: what is free at its start", above=0)
     slurm: SlurmConfig
+
+    @property
+    def devices(self) -> int:
+        """Cards (processes, on a CPU) that train together, on all machines."""
+        return self.gpus * self.nodes
+
+    @property
+    def host_gib(self) -> float | None:
+        """Host memory of each machine that a run may use; None where nothing says it."""
+        asked = self.slurm.mem_mb / 1024 if self.slurm.mem_mb is not None else None
+        said = [gib for gib in (self.ram_gib, asked) if gib is not None]
+        return min(said) if said else None
 
     @property
     def has_bf16(self) -> bool:

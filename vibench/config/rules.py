@@ -22,7 +22,7 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
     yield lambda: config.data.complaints(future=config.future)
     yield lambda: config.data.missing_paths()
     yield lambda: config.hardware.complaints()
-    yield lambda: config.training.complaints(devices=max(config.hardware.gpus, 1))
+    yield lambda: config.training.complaints(devices=max(config.hardware.devices, 1))
     yield lambda: config.training.missing_paths()
     yield lambda: config.logger.complaints()
     yield lambda: ranks_share(config)
@@ -36,15 +36,16 @@ def parts(config: ExperimentConfig) -> Iterator[Callable[[], Iterator[str]]]:
 
 def ranks_share(config: ExperimentConfig) -> Iterator[str]:
     """What several cards must be able to share."""
-    gpus, training = config.hardware.gpus, config.training
-    if training.global_batch_size % gpus:
+    hardware, devices, training = config.hardware, config.hardware.devices, config.training
+    if training.global_batch_size % devices:
+        told = f"hardware.gpus={hardware.gpus}" + (f" x hardware.nodes={hardware.nodes}" if hardware.nodes > 1 else "")
         yield (
-            f"training.global_batch_size={training.global_batch_size} is not a multiple of hardware.gpus={gpus}; "
-            f"use training.global_batch_size={-(-training.global_batch_size // gpus) * gpus}"
+            f"training.global_batch_size={training.global_batch_size} is not a multiple of {told}; "
+            f"use training.global_batch_size={-(-training.global_batch_size // devices) * devices}"
         )
     if training.sharding is not Sharding.full:
         return
-    if gpus == 1:
+    if devices == 1:
         yield "training.sharding=full needs more cards than hardware.gpus=1; use more, or training.sharding=auto"
     if training.precision is Precision.fp16:
         yield (

@@ -142,7 +142,7 @@ class TrainingConfig:
     checkpointing: Checkpointing = setting("auto, none, selective or full: what a block keeps for its backward pass")
     optimizer: Optimizer = setting("adamw, adam or sgd")
     optimizer_state: OptimizerState = setting("auto, device, int8 or host: where the optimizer keeps its state")
-    sharding: Sharding = setting("auto, none or full: whether hardware.gpus cards share weights and optimizer state")
+    sharding: Sharding = setting("auto, none or full: whether all cards share weights and optimizer state")
     lr: float = setting("learning rate after the warm-up", above=0)
     weight_decay: float = setting("decay of the weights per unit of learning rate", low=0)
     clip_norm: float | None = setting("largest 2-norm of the gradient; null: no clipping", above=0)
@@ -215,7 +215,7 @@ class TrainingConfig:
         micro, accumulation = wish(self.micro_batch), wish(self.accumulation)
         batch = -(-self.global_batch_size // devices)
         told = f"training.global_batch_size={self.global_batch_size}"
-        told += f" on hardware.gpus={devices} ({batch} each)" if devices > 1 else ""
+        told += f" on {devices} cards ({batch} each)" if devices > 1 else ""
         for key, number in (("micro_batch", micro), ("accumulation", accumulation)):
             if number is not None and number > batch:
                 yield (f"training.{key}={number} exceeds {told}; use training.{key}<={batch} or auto")

@@ -13,7 +13,6 @@ from vibench.config.hardware import Device, HardwareConfig
 from vibench.config.rules import precision_exists
 from vibench.config.training import Precision
 from vibench.errors import ConfigError
-from vibench.step.ranks import rank
 
 log = logging.getLogger("vibench")
 GIB = 2**30
@@ -39,7 +38,7 @@ def choose_device(hardware: HardwareConfig) -> torch.device:
                 f"use hardware.gpus<={torch.cuda.device_count()}"
             ]
         )
-    return torch.device("cuda", rank())
+    return torch.device("cuda", torch.cuda.current_device())  # each rank has chosen its own
 
 
 def as_found(hardware: HardwareConfig, precision: Precision, device: torch.device) -> HardwareConfig:

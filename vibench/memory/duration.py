@@ -61,21 +61,23 @@ def duration(
     correction = pace(runs, backbone, levers.precision)
     estimate = _sum(config, micro_batch, windows, work, at_best=False)
     found = Duration(estimate.step * (correction or 1), estimate.run * (correction or 1), correction)
-    limit = hardware.slurm.seconds
-    if limit is None:
+    if hardware.slurm.seconds is None:
         return found
+    limit = hardware.slurm.seconds * (1 + hardware.slurm.requeues)
+    given = f"hardware.slurm.time={hardware.slurm.time}"
+    also = f", {hardware.slurm.requeues + 1} times by hardware.slurm.requeues," if hardware.slurm.requeues else ""
     sure = is_sure(runs, backbone, levers.precision)
     certain = found if sure else _sum(config, micro_batch, windows, work, at_best=True)
     if (sure or _has_known_work(config)) and certain.run > limit:
         why = "at the pace of the runs measured there" if sure else "at the rates of its data sheet"
         raise TimeFitError(
             f"{hardware.name} needs {words(certain.run)} for the {config.training.steps(windows['train'])} steps of "
-            f"this run, {why}, {certain.step:.3g} s each; hardware.slurm.time={hardware.slurm.time} ends it before; "
+            f"this run, {why}, {certain.step:.3g} s each; {given}{also} ends it before; "
             "use more time, fewer training.epochs, or a faster hardware"
         )
     if found.run > limit:
         log.warning(
-            f"THIS RUN MAY NOT END: about {words(found.run)}, and hardware.slurm.time={hardware.slurm.time}; "
+            f"THIS RUN MAY NOT END: about {words(found.run)}, and {given}; "
             "an estimate, since no such run was measured there often enough"
         )
     return found
@@ -86,7 +88,7 @@ def _sum(config: ExperimentConfig, micro_batch: int, windows: dict[str, int], wo
     step = parts_of(config, micro_batch) * seconds.part + seconds.update
     steps = config.training.steps(windows["train"])
     epochs = -(-steps // -(-windows["train"] // config.training.global_batch_size))
-    scored = windows.get("val", 0) * epochs / config.hardware.gpus + windows["test"]  # one rank tests
+    scored = windows.get("val", 0) * epochs / config.hardware.devices + windows["test"]  # one rank tests
     return Duration(step, steps * step + scored * seconds.score / micro_batch)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch.utils._pytree import tree_leaves
 
+from vibench.cgroups import free_bytes
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import HardwareConfig
 from vibench.data.batch import blank_batch
@@ -84,11 +85,15 @@ def check_host(hardware: HardwareConfig, bill: dict[str, float]) -> None:
     Raises:
         MemoryFitError: with the bill.
     """
-    there = hardware.ram_gib if hardware.ram_gib is not None else free_gib()
+    there = hardware.host_gib if hardware.host_gib is not None else free_gib()
     need = sum(bill.values())
     if there is not None and need > there:
         parts = " + ".join(f"{name} {gib:.2f}" for name, gib in bill.items() if gib >= need / 100)
-        whose = f"hardware.ram_gib={there:g}" if hardware.ram_gib is not None else f"this machine has {there:.1f} free"
+        whose = f"this machine has {there:.1f} free"
+        if there == hardware.ram_gib:
+            whose = f"hardware.ram_gib={there:g}"
+        elif hardware.host_gib is not None:
+            whose = f"hardware.slurm.mem_mb={hardware.slurm.mem_mb} is {there:.1f}"
         raise MemoryFitError(
             f"the run takes {need:.1f} GiB of the host's memory, {whose}: {parts} GiB; use fewer data.workers, a "
             "smaller training.global_batch_size or d_model, or a machine with more"
@@ -114,30 +119,4 @@ def free_gib() -> float | None:
         free = int(told["MemAvailable"].split()[0]) * 1024 / GIB
     except (OSError, KeyError, ValueError, IndexError):
         return None
-    return min([free, *_free_in_groups()])
-
-
-GROUPS = {  # version of the control groups -> mark of its line, folder, files of the limit and of what is taken
-    1: (":memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "cache"),
-    2: ("0::", "/sys/fs/cgroup", "memory.max", "memory.current", "file"),
-}
-
-
-def _free_in_groups() -> list[float]:
-    """What the control groups of this process leave it, those above its own among them; files in memory can go."""
-    found = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    for mark, root, limit, taken, cached in GROUPS.values():
-        for own in (line.split(mark, 1)[1] for line in lines if mark in line):
-            folder = Path(root) / own.lstrip("/")
-            for group in (folder, *folder.parents):
-                try:
-                    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                    most, used = int((group / limit).read_text()), int((group / taken).read_text())
-                    found.append((most - used + int(stat[cached])) / GIB)
-                except (OSError, ValueError, KeyError):  # no limit, or not a group
-                    continue
-    return found
+    return min([free, *(bytes_ / GIB for bytes_ in free_bytes())])

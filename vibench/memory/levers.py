@@ -78,7 +78,7 @@ def _placements(config: ExperimentConfig) -> list[tuple[str, str]]:
             states += ["host"]
     sharded = [training.sharding.value]
     if training.sharding is Sharding.auto:
-        shardable = config.hardware.gpus > 1 and training.precision is not Precision.fp16
+        shardable = config.hardware.devices > 1 and training.precision is not Precision.fp16
         sharded = ["none", "full"] if shardable else ["none"]
     places = [(state, sharding) for state in states for sharding in sharded]
     return [place for place in places if place != ("host", "full")] or places
@@ -94,7 +94,7 @@ def _torchao() -> bool:
 
 def per_device(config: ExperimentConfig) -> int:
     """Windows of a global batch that one device sees."""
-    return -(-config.training.global_batch_size // config.hardware.gpus)
+    return -(-config.training.global_batch_size // config.hardware.devices)
 
 
 def cuts(config: ExperimentConfig) -> list[int]:

@@ -20,7 +20,7 @@ from vibench.memory.allocator import reserved_peak
 from vibench.memory.bill import Bill, bill, timeline
 from vibench.memory.cards import usable
 from vibench.memory.device import GIB
-from vibench.memory.duration import UNKNOWN, Duration, duration
+from vibench.memory.duration import UNKNOWN, Duration, duration, words
 from vibench.memory.host import host_bill
 from vibench.memory.levers import candidates, cuts, parts_of
 from vibench.memory.placement import placed, replicated, sharded
@@ -77,6 +77,19 @@ class MemoryPlan:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def in_words(self) -> str:
+        """In a line: how the batch is cut, memory of card and host, time."""
+        told = [
+            f"micro-batch {self.micro_batch} x {self.accumulation}" + (f" x {self.devices}" if self.devices > 1 else "")
+        ]
+        told[0] += f", {self.precision}" + (", sharded" if self.sharding == "full" else "")
+        if self.peak_gib is not None and self.usable_gib is not None:
+            told.append(f"{self.peak_gib:.2f} of {self.usable_gib:.2f} GiB")
+        told.append(f"host {sum(self.host.values()):.1f} GiB")
+        if self.run_seconds is not None:
+            told.append(f"about {words(self.run_seconds)}")
+        return ", ".join(told)
 
 
 class Traces:
@@ -149,7 +162,7 @@ class _Planner:
         return MemoryPlan(
             micro_batch=micro,
             accumulation=parts_of(self.config, micro),
-            devices=self.config.hardware.gpus,
+            devices=self.config.hardware.devices,
             parameters=self.parameters,
             state_gib=self._state_gib(levers),
             usable_gib=usable_gib,
@@ -256,14 +269,14 @@ class _Planner:
         """Weights, gradients and optimizer state of a device."""
         kept = {"device": STATE_BYTES[self.config.training.optimizer], "int8": 2.03, "host": 0}[levers.optimizer_state]
         whole = self.parameters * 4 + self.trained * (4 + kept)
-        return whole / GIB / (self.config.hardware.gpus if levers.sharding == "full" else 1)
+        return whole / GIB / (self.config.hardware.devices if levers.sharding == "full" else 1)
 
     def _replay(self, traced: Trace, levers: Levers, micro: int) -> tuple[list[Any], list[tuple[int, bool]]]:
         events = traced.events(parts_of(self.config, micro))
         blocks = placed(traced.blocks(micro), events, levers.optimizer_state)
         if levers.sharding == "full":
-            return sharded(blocks, events, self.model, self.config.hardware.gpus)
-        return replicated(blocks, events) if self.config.hardware.gpus > 1 else (blocks, events)
+            return sharded(blocks, events, self.model, self.config.hardware.devices)
+        return replicated(blocks, events) if self.config.hardware.devices > 1 else (blocks, events)
 
     def _peak(self, traced: Trace, levers: Levers, micro: int) -> float:
         """GiB that the allocator reserves at most; on a CPU what is alive at most."""

@@ -79,10 +79,7 @@ def recorded(run_dir: Path, facts: dict[str, Any], *, take_over: bool = False) -
     """
     path = run_dir / "status.json"
     with _claimed(run_dir, take_over) as before:
-        attempts = before.get("attempts", [])
-        if "started" in before:
-            told = ("state", "kind", "error", "started", "finished", "host")
-            attempts = [*attempts, {key: before[key] for key in told if key in before}]
+        attempts = _attempts(before)
         status = {"state": "running"} | facts | _process() | {"started": time.time()}
         status |= {"attempts": attempts, "events": before.get("events", [])}
         write_json(path, status)
@@ -99,6 +96,15 @@ def recorded(run_dir: Path, facts: dict[str, Any], *, take_over: bool = False) -
             except OSError as full:
                 log.error(f"{path} cannot be written: {full.strerror}; it says running, and will be read as lost")
             raise
+
+
+def _attempts(before: dict[str, Any]) -> list[dict[str, Any]]:
+    """What attempts came to, with the last one."""
+    attempts = before.get("attempts", [])
+    if "started" not in before:
+        return attempts
+    told = ("state", "kind", "error", "started", "finished", "host")
+    return [*attempts, {key: before[key] for key in told if key in before}]
 
 
 def _complete(path: Path, status: dict[str, Any]) -> None:
@@ -124,6 +130,28 @@ def note(run_dir: Path, event: dict[str, Any]) -> None:
         write_json(path, status | {"events": [*status.get("events", []), {"time": time.time()} | event]})
     except (OSError, ValueError) as error:
         log.warning(f"not noted in {path} ({error}): {event['text']}")
+
+
+def amend(run_dir: Path, **told: Any) -> None:
+    """Say more of a run that has ended, by who knows it only then."""
+    path = run_dir / "status.json"
+    try:
+        write_json(path, json.loads(path.read_text()) | told)
+    except (OSError, ValueError) as error:
+        log.warning(f"not written to {path} ({error}): {told}")
+
+
+def promise(run_dir: Path, facts: dict[str, Any], *, alive: int | None) -> None:
+    """Say of a run that it is submitted; what an attempt before said is kept.
+
+    Args:
+        alive: process that will begin it; None where a cluster will.
+    """
+    path = run_dir / "status.json"
+    before = read_status(run_dir) if path.exists() else {}
+    status = {"attempts": _attempts(before), "events": before.get("events", [])} | facts
+    status |= {"state": "submitted", "host": socket.gethostname(), "pid": alive, "slurm_job": None}
+    write_json(path, status | {"process_started": alive and _process_start(alive)})
 
 
 def events_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -245,8 +273,12 @@ def read_status(run_dir: Path) -> dict[str, Any]:
             raise ValueError("it is no status of a run")
     except (OSError, ValueError) as error:
         return {"state": "unknown", "error": f"{run_dir / 'status.json'} cannot be read: {error}"}
-    here = status["host"] == socket.gethostname()
-    if status["state"] == "running" and here and _process_start(status["pid"]) != status["process_started"]:
+    if status["host"] != socket.gethostname() or status["pid"] is None:
+        return status
+    gone = _process_start(status["pid"]) != status["process_started"]
+    if status["state"] == "submitted" and gone:
+        return status | {"state": "planned", "error": "its sweep ended before it was begun"}
+    if status["state"] == "running" and gone:
         said = f"process {status['pid']} is gone and said nothing; vibench-resume {run_dir} goes on"
         return status | {"state": "lost", "error": said}
     return status

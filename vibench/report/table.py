@@ -1,15 +1,12 @@
 """The tables that a run and a sweep end with."""
 
+from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
-
-from vibench.report.status import read_status
 
 SHOWN = 8  # events of a run
 WIDE = 200  # characters, where nobody's terminal says otherwise
@@ -40,34 +37,36 @@ def print_result(status: dict[str, Any], run_dir: str, console: Console | None =
     console.print("\n".join(summary(status, run_dir)), soft_wrap=True, highlight=False, markup=False)
 
 
-def print_sweep(runs: list[Path], console: Console | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class SweepRow:
+    """One run of a sweep: what it varied, its state in words, its status on disk, and what it said."""
+
+    name: str
+    state: str
+    status: dict[str, Any]
+    said: str
+
+
+def print_sweep(rows: list[SweepRow], console: Console | None = None) -> None:
     """One row per run: what it varied, its state, and the headline metric of each task with its margin over naive."""
     console = console or Console(width=None if Console().is_terminal else WIDE)
-    statuses = [read_status(run) for run in runs]
-    told = [_overrides(run) for run in runs]
-    common = set(told[0]).intersection(*told[1:])
     heads: dict[str, str] = {}
-    for status in statuses:
-        heads |= {task: result["headline"] for task, result in status.get("results", {}).items()}
+    for row in rows:
+        heads |= {task: result["headline"] for task, result in row.status.get("results", {}).items()}
     table = Table(Column("run", overflow="fold"), Column("state", overflow="fold"), title="sweep")
     for task, metric in heads.items():
         table.add_column("\n".join((*task.split("_"), metric)), justify="right", overflow="fold")
     table.add_column("seconds", justify="right")
-    for run, status, overrides in zip(runs, statuses, told, strict=True):
-        cells = [_headline(status.get("results", {}).get(task)) for task in heads]
-        name = " ".join(text for text in overrides if text not in common) or run.name
-        state = status["state"] + (f" {status['kind']}" if "kind" in status else "")
-        table.add_row(escape(name), state, *cells, f"{status['seconds']:.0f}" if "seconds" in status else "")
+    for row in rows:
+        cells = [_headline(row.status.get("results", {}).get(task)) for task in heads]
+        seconds = f"{row.status['seconds']:.0f}" if "seconds" in row.status else ""
+        table.add_row(escape(row.name), row.state, *cells, seconds)
     console.print(table)
-    console.print("in brackets: the margin over the naive line, a plus is better", highlight=False)
-
-
-def _overrides(run: Path) -> list[str]:
-    """What was typed for a run, as Hydra recorded it."""
-    try:
-        return yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
-    except OSError:
-        return []
+    if heads:
+        console.print("in brackets: the margin over the naive line, a plus is better", highlight=False)
+    for row in rows:
+        if row.said:
+            console.print(f"{row.name}: {row.said}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _headline(result: dict[str, Any] | None) -> str:

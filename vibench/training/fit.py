@@ -23,7 +23,7 @@ from vibench.training.checkpoints import BEST, LAST
 from vibench.training.keeper import Keeper
 from vibench.training.loop import Loop
 from vibench.training.metrics_log import MetricsLog
-from vibench.training.pace import Pace
+from vibench.training.pace import Pace, time_to_come
 from vibench.training.state import load_into
 from vibench.training.training import Note, Training, directions
 from vibench.training.watch import Watch
@@ -164,7 +164,7 @@ def fit(
         rows = 0 if resume is None else resume["vibench"]["log_rows"]
         log = MetricsLog(run_dir / "metrics.csv", rows=rows, tensorboard=board, step=state.steps_done)
     accepted()
-    pace = Pace(state.total_steps)
+    pace = Pace(state.total_steps, time_to_come(config.hardware.slurm))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*was called before the ``update``.*")  # by a rank without labels
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing is done to it in place
@@ -175,7 +175,7 @@ def fit(
             pace=pace,
             keeper=Keeper(state, run_dir / "checkpoints", identity, log, training.save_every_s),
             watch=_watch(config, state.best),
-            growth=Growth(device, plan.usable_gib, config.hardware.ram_gib),
+            growth=Growth(device, plan.usable_gib, config.hardware.host_gib),
         ).run()
     if log is not None:
         log.close()

@@ -6,8 +6,15 @@ import statistics
 import time
 from collections import deque
 
+from vibench.config.hardware import REQUEUES_LEFT, SlurmConfig
+
 log = logging.getLogger("vibench")
 WARM_UP, ENOUGH, RECENT = 3, 10, 200  # steps that are not counted, that are enough for a median, and of the median
+
+
+def time_to_come(slurm: SlurmConfig) -> float:
+    """Seconds that a run will have after this job's, by being requeued."""
+    return int(os.environ.get(REQUEUES_LEFT, "0")) * (slurm.seconds or 0)
 
 
 class Pace:
@@ -16,10 +23,11 @@ class Pace:
 
     Args:
         total_steps: optimizer steps the run promises.
+        more_s: what it will have after this job's time, by being requeued.
     """
 
-    def __init__(self, total_steps: int) -> None:
-        self.total_steps = total_steps
+    def __init__(self, total_steps: int, more_s: float = 0) -> None:
+        self.total_steps, self.more_s = total_steps, more_s
         told = os.environ.get("SLURM_JOB_END_TIME", "")
         self.ends_at = int(told) if told.isdigit() else None
         self._took: deque[float] = deque(maxlen=RECENT)
@@ -48,10 +56,10 @@ class Pace:
 
     def _warn(self, steps_done: int) -> None:
         needed = (self.total_steps - steps_done) * self.seconds
-        left = self.ends_at - time.time()
+        left = self.ends_at - time.time() + self.more_s
         if needed > left:
             log.warning(
                 f"THIS RUN WILL NOT END IN TIME: {self.total_steps - steps_done} steps of {self.seconds:.3g} s take "
-                f"{needed / 3600:.1f} h, SLURM ends the job in {left / 3600:.1f} h"
+                f"{needed / 3600:.1f} h, SLURM ends it in {left / 3600:.1f} h"
             )
             self.ends_at = None

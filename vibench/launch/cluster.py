@@ -1,0 +1,178 @@
+"""A SLURM cluster as a place for jobs: one array per kind of request. submitit writes the batch files and submits them.
+
+https://slurm.schedmd.com/sbatch.html
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vibench.config.experiment import ExperimentConfig
+from vibench.launch.attempt import Attempt
+from vibench.launch.place import Request, Seen
+from vibench.launch.slurm import Queue, SlurmError, add_job, array_size, first_line, jobs_of, keep, parts, run
+from vibench.launch.sweep import Job, Sweep
+from vibench.report.status import promise
+
+SPARE = 1.25  # of the host's memory that a plan says, since libraries and files in memory vary
+SPARE_MB = 512
+
+
+def has_slurm() -> bool:
+    """Whether this machine can submit jobs."""
+    return shutil.which("sbatch") is not None
+
+
+class Cluster:
+    """
+    Args:
+        at_once: jobs of one array that run at the same time; None: all.
+    """
+
+    def __init__(self, at_once: int | None = None) -> None:
+        if not has_slurm():
+            raise SlurmError(
+                "hydra/launcher=slurm needs sbatch, squeue and scontrol, which are not here; use a login node"
+            )
+        self.at_once, self.queue = at_once, Queue()
+
+    def refusals(self, requests: list[Request]) -> dict[int, str]:
+        """As :class:`Place`."""
+        found = {}
+        for options, _, group in grouped(requests):
+            flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
+            done = run(["sbatch", "--test-only", *flags, "--wrap=true"])
+            if done.returncode:
+                why = re.sub(
+                    r"^(allocation failure|sbatch: error): ", "", (done.stderr or done.stdout).strip().split("\n")[-1]
+                )
+                asked = " ".join(flag for flag in flags if flag.startswith(SHOWN))
+                found |= {
+                    request.job.number: f"SLURM refuses {asked}: {why}; change hardware.slurm" for request in group
+                }
+        return found
+
+    def submit(self, sweep: Sweep, requests: list[Request], why: str = "") -> None:
+        """As :class:`Place`.
+
+        Args:
+            why: a job is not the first of its run.
+        """
+        most, failed = array_size(), []
+        for options, setup, group in grouped(requests):
+            for start in range(0, len(group), most):
+                part = group[start : start + most]
+                try:
+                    self._submit(sweep, options, setup, part, why)
+                except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+                    failed.append(f"{len(part)} jobs for {part[0].config.hardware.name}: {first_line(error)}")
+        if failed:
+            raise SlurmError(f"not submitted: {'; '.join(failed)}; vibench-status {sweep.folder} --rerun planned")
+
+    def _submit(self, sweep: Sweep, options: dict[str, Any], setup: list[str], group: list[Request], why: str) -> None:
+        import submitit
+
+        executor = submitit.SlurmExecutor(folder=sweep.folder.absolute() / ".submitit")
+        executor.update_parameters(
+            time=None,  # said by the options, or the partition's own
+            nodes=options["nodes"],
+            ntasks_per_node=1,
+            wckey=None,
+            setup=setup,
+            array_parallelism=self.at_once or len(group),
+            additional_parameters=options,
+            stderr_to_stdout=True,
+            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={options['cpus-per-task']}"],
+        )
+        for request in group:  # before, since a job may start at once
+            promise(sweep.run_dir(request.job), {"hardware": request.config.hardware.name}, alive=None)
+        with _own_environment(), executor.batch():
+            jobs = [executor.submit(Attempt(str(sweep.folder.absolute()), request.job.number)) for request in group]
+        for request, job in zip(group, jobs, strict=True):
+            entry = {"id": job.job_id, "mem_mb": int(options["mem"][:-1]), "submitted": time.time(), "why": why}
+            add_job(sweep.run_dir(request.job), entry)
+
+    def look(self, sweep: Sweep, jobs: list[Job]) -> dict[int, Seen]:
+        """As :class:`Place`."""
+        last = {job.number: entries[-1] for job in jobs if (entries := jobs_of(sweep.run_dir(job)))}
+        told = self.queue.told({entry["id"] for entry in last.values()})
+        found = {}
+        for job in jobs:
+            entry = last.get(job.number, {})
+            seen = told.get(entry.get("id", ""))
+            if seen is not None:
+                found[job.number] = seen
+                if self.queue.blind and seen.phase == "ended":
+                    keep(sweep.run_dir(job), seen)
+            elif "ended" in entry:
+                found[job.number] = Seen(**entry["ended"])
+        return found
+
+    def cancel(self, sweep: Sweep, jobs: list[Job]) -> None:
+        """As :class:`Place`."""
+        for part in parts([entries[-1]["id"] for job in jobs if (entries := jobs_of(sweep.run_dir(job)))]):
+            if (done := run(["scancel", *part])).returncode:
+                raise SlurmError(f"scancel failed: {first_line(done.stderr)}")
+
+
+SHOWN = ("--partition", "--gres", "--constraint", "--account", "--qos", "--nodes", "--cpus", "--mem", "--time")
+
+
+def options_of(config: ExperimentConfig, host_gib: float, mem_mb: int | None = None) -> dict[str, Any]:
+    """What a run asks of SLURM, as options of sbatch without their dashes.
+
+    Args:
+        host_gib: what the plan says that it takes of each machine's memory.
+        mem_mb: what to ask for instead.
+    """
+    hardware, slurm = config.hardware, config.hardware.slurm
+    mem_mb = mem_mb or slurm.mem_mb or math.ceil(host_gib * 1024 * SPARE + SPARE_MB)
+    options: dict[str, Any] = {
+        "job-name": f"vibench-{hardware.name}",
+        "partition": slurm.partition,
+        "gres": f"{slurm.gres}:{hardware.gpus}" if slurm.gres else None,
+        "constraint": slurm.constraint,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "nodes": hardware.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": hardware.cpus or hardware.gpus * (1 + config.data.workers),
+        "mem": f"{mem_mb}M",  # in MB: what GB are, SLURM and its nodes do not agree on
+        "time": slurm.time,
+        "signal": f"USR2@{slurm.warn_s}",
+        "requeue": True,
+    }
+    for text in slurm.sbatch:
+        name, _, value = text.removeprefix("--").partition("=")
+        options[name] = value or True
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def grouped(requests: list[Request]) -> Iterator[tuple[dict[str, Any], list[str], list[Request]]]:
+    """Requests that ask for the same: what they ask for, their lines of shell, and they."""
+    groups: dict[str, tuple[dict[str, Any], list[str], list[Request]]] = {}
+    for request in requests:
+        options = options_of(request.config, request.host_gib, request.mem_mb)
+        setup = request.config.hardware.slurm.setup
+        groups.setdefault(json.dumps([options, setup]), (options, setup, []))[2].append(request)
+    yield from groups.values()
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Without what SLURM told the job that this process is in, or it would be asked for again."""
+    inside = ("SLURM_", "SBATCH_", "SRUN_") if "SLURM_JOB_ID" in os.environ else ()
+    told = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith(inside)}
+    if "SLURM_CONF" in told:
+        os.environ["SLURM_CONF"] = told["SLURM_CONF"]
+    try:
+        yield
+    finally:
+        os.environ.update(told)

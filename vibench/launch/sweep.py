@@ -1,0 +1,72 @@
+"""A sweep on disk: which jobs there are, what each varies, where it runs. Written before anything is waited for."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vibench.errors import ConfigError
+from vibench.report.status import write_json
+
+FILE = "manifest.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        name: what it varies.
+        overrides: all of them, as typed.
+        folder: of the run, relative to the sweep's.
+        hardware: by name.
+        config_hash: of the frozen config; None where it could not be composed.
+        refused: why it was not submitted; empty if it was.
+        same_as: another run of the same config, whose result is this one's.
+    """
+
+    number: int
+    name: str
+    overrides: list[str]
+    folder: str
+    hardware: str = ""
+    config_hash: str | None = None
+    refused: list[str] = field(default_factory=list)
+    same_as: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Sweep:
+    """
+    Attributes:
+        launcher: its name and options, as composed.
+        config_dir: where else files were chosen from.
+    """
+
+    folder: Path
+    launcher: dict[str, Any]
+    jobs: list[Job]
+    config_dir: str | None = None
+
+    def run_dir(self, job: Job) -> Path:
+        return self.folder / job.folder
+
+    def write(self) -> None:
+        content = asdict(self) | {"folder": str(self.folder.absolute())}
+        write_json(self.folder / FILE, content, whole=True)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Sweep":
+        """
+        Raises:
+            ConfigError: there is none, or it cannot be read.
+        """
+        path = folder / FILE
+        try:
+            content = json.loads(path.read_text())
+            jobs = [Job(**job) for job in content.pop("jobs")]
+            return cls(**content | {"jobs": jobs, "folder": folder})
+        except FileNotFoundError:
+            raise ConfigError([f"{folder} holds no sweep: there is no {FILE}; name the directory of one"]) from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError([f"{path} cannot be read: {error}"]) from error
