@@ -26,6 +26,7 @@ ORDER = (
     ("report",),
     ("proving",),
     ("experiment",),
+    ("rank",),
     ("processes",),
     ("run",),
     ("launch",),
@@ -33,7 +34,7 @@ ORDER = (
 )
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 ONLY = {"config": {"config", "errors"}, "report": {"report", "errors", "signals"}}  # stricter than their rank
-QUICK = {"errors", "signals", "cgroups", "config", "report", "processes", "run", "cli"}
+QUICK = {"errors", "signals", "cgroups", "config", "report", "rank", "processes", "run", "launch", "cli"}
 HEAVY = {"torch", "lightning", "torchmetrics", "numpy", "h5py", "scipy"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -11,13 +11,10 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,15 +23,12 @@ from typing import Any
 from vibench import cgroups
 from vibench.config.experiment import ExperimentConfig
 from vibench.errors import ConfigError, Restart, VibenchError
-from vibench.report.status import kind_of
-from vibench.signals import Stopped, deferred, heeded
+from vibench.rank import EVERY_S, STOPPED, leave
+from vibench.signals import Stopped
 
 GRACE_S = 5  # seconds to end before a process is killed
 LAST_STEP_S = 600  # for the step that a stopped run is in, and its checkpoint; a second signal is not so patient
-EVERY_S = 0.1
-STOPPED = 75  # exit status of a process that did what a signal asked for
 END, OVER = "end", "over"  # what the first machine says to the others: of this beginning, of this attempt
-LINE = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # as Hydra writes it
 
 
 class HostMemoryError(VibenchError):
@@ -59,10 +53,10 @@ def train_in_processes(config: ExperimentConfig, run_dir: Path) -> dict[str, Any
     if config.hardware.nodes == 1:
         with tempfile.TemporaryDirectory(prefix="vibench-") as folder:  # on this machine's own disk
             return _lead(config, run_dir, Path(folder))
-    if machines() != config.hardware.nodes:
+    if machines() != config.hardware.nodes or not _meetings(run_dir).exists():
         raise ConfigError(
             [
-                f"hardware.nodes={config.hardware.nodes} needs as many machines, this process has {machines()}; "
+                f"hardware.nodes={config.hardware.nodes} needs a job of as many machines that its first one leads; "
                 "use hydra/launcher=slurm, or hardware.nodes=1"
             ]
         )
@@ -84,7 +78,7 @@ def machine() -> int:
 
 def _meetings(run_dir: Path) -> Path:
     """Where the machines of this attempt meet: a folder for each time that they begin."""
-    return run_dir / ".ranks" / f"{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return run_dir / ".ranks" / f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
 
 @contextmanager
@@ -129,7 +123,7 @@ def _follow_once(config: ExperimentConfig, run_dir: Path, meeting: Path) -> None
         _pass_on(running, error)
     codes = [process.poll() for process in running]
     _end(running)
-    _leave(meeting / f"ended{machine()}", (first, codes))
+    leave(meeting / f"ended{machine()}", (first, codes))
     if stopped is not None:
         raise stopped
 
@@ -201,7 +195,7 @@ def _start(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) ->
     """A process of its own session, so that Ctrl-C reaches this one alone; it ends with this one's pipe."""
     log = None if rank == 0 else (run_dir / f"rank{rank}.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.path.pop(0); from vibench.processes import main; main()"],
+        [sys.executable, "-c", "import sys; sys.path.pop(0); from vibench.rank import main; main()"],
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},  # it finds what this one does
         stdin=subprocess.PIPE,
@@ -264,78 +258,3 @@ def _failure(died: list[int | None], meeting: Path, run_dir: Path, *, out_of_mem
         error = RankError(f"a process ended without a word; see {run_dir}/rank*.log")
     error.started = True
     return error
-
-
-def main() -> None:
-    """One rank: read what to do from the standard input, do it, leave the result where all meet."""
-    config, run_dir, meeting, rank, sys.argv, files = pickle.load(sys.stdin.buffer)
-    handlers = [logging.StreamHandler(sys.stdout), *(logging.FileHandler(name) for name in files if rank == 0)]
-    logging.basicConfig(level=logging.INFO, format=LINE, handlers=handlers)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        with heeded():
-            result = _train(config, run_dir, meeting, rank)
-    except BaseException as error:
-        order = {"changes": error.changes, "step": error.step} if isinstance(error, Restart) else None
-        _leave(meeting / f"error{rank}", (kind_of(error), _text(error), getattr(error, "started", True), order))
-        if not isinstance(error, (VibenchError, Stopped)):
-            traceback.print_exc()
-        _exit(STOPPED if isinstance(error, Stopped) else 1)
-    if rank == 0:
-        _leave(meeting / "result", result)
-    _exit(0)
-
-
-def _exit(code: int) -> None:
-    """At once: what libraries do at their end can wait for ranks that are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # returns when the pipe is closed
-    os._exit(1)
-
-
-def _train(config: ExperimentConfig, run_dir: Path, meeting: Path, rank: int) -> dict[str, Any]:
-    with deferred("what is being imported comes first"):
-        import torch
-        import torch.distributed as dist
-
-        from vibench.config.hardware import Device
-        from vibench.experiment import train_and_prove
-
-    gpu = config.hardware.device is not Device.cpu and torch.cuda.is_available()
-    if gpu and rank % config.hardware.gpus < torch.cuda.device_count():
-        torch.cuda.set_device(rank % config.hardware.gpus)
-    if config.hardware.devices > 1:
-        where: dict[str, Any] = {"init_method": f"file://{meeting}/ranks"}
-        if config.hardware.nodes > 1:
-            where = {"store": _store(meeting, first=rank == 0)}
-        dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=config.hardware.devices, **where)
-    return train_and_prove(config, run_dir)
-
-
-def _store(meeting: Path, *, first: bool) -> Any:
-    """Where ranks of several machines find each other: the first listens, and says where."""
-    import torch.distributed as dist
-
-    if first:
-        host = os.environ.get("MASTER_ADDR") or socket.gethostname()
-        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        _leave(meeting / "address", (host, store.port))
-        return store
-    while not (meeting / "address").exists():
-        time.sleep(EVERY_S)
-    return dist.TCPStore(*pickle.loads((meeting / "address").read_bytes()), is_master=False)
-
-
-def _text(error: BaseException) -> str:
-    return str(error) if isinstance(error, (VibenchError, Stopped)) else f"{type(error).__name__}: {error}"
-
-
-def _leave(path: Path, content: Any) -> None:
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_bytes(pickle.dumps(content))
-    unfinished.replace(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm import machine, processes
+from tests.slurm import processes
 from tests.slurm.cluster import Cluster, ClusterError
 from tests.slurm.configuration import NODES, PARTITIONS
 from tests.slurm.conftest import sacct, sbatch, scontrol_show, squeue, state, wait_for
@@ -130,7 +130,6 @@ def test_a_cluster_without_accounting_stands_beside_it_and_polls_memory(other: C
 
 
 def test_a_cluster_that_was_killed_comes_up_again_in_its_folder_and_goes_without_a_trace(other: Cluster):
-    groups = set(machine.MEMORY.glob("slurm*"))
     other.up(accounting=False)
     _run_what_hides(other)
     stale = int((other.folder / "pid" / "slurmctld").read_text())
@@ -140,11 +139,12 @@ def test_a_cluster_that_was_killed_comes_up_again_in_its_folder_and_goes_without
     assert set(other.states().values()) == {"idle"}
     assert len(processes.of(other.conf)) == len(NODES) + 3  # munged, slurmctld, and its own helper
     _run_what_hides(other)
+    group = (other.folder / "cgroup" / "memory").resolve()
 
     other.down()
     assert processes.of(other.conf) == set()
     assert {path.name for path in other.folder.iterdir() if path.is_dir()} == {"log"}
-    assert set(machine.MEMORY.glob("slurm*")) == groups
+    assert not group.exists()
 
 
 def _run_what_hides(other: Cluster) -> None:

@@ -6,8 +6,9 @@ Exit status: 0 it fits, 2 the experiment is wrong, or does not fit the hardware 
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -18,9 +19,6 @@ from vibench.config.describe import options
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.resolve import resolve
 from vibench.errors import ConfigError, MemoryFitError, TimeFitError, VibenchError
-
-if TYPE_CHECKING:
-    from vibench.memory.planner import Planner
 
 USAGE = """usage: vibench-plan [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--json] [--picture FILE]
 
@@ -93,11 +91,11 @@ def _plans(jobs: dict[str, list[str]], *, named: bool) -> dict[str, dict[str, An
     for job, overrides in jobs.items():
         config = _config(overrides)
         if named:
-            found[job or config.hardware.name] = _plan(planner, config)
+            found[job or config.hardware.name] = _plan(planner.plan, config)
             continue
         for name in options()["hardware"]:
             try:
-                found[name] = _plan(planner, _config([*overrides, f"hardware={name}"]))
+                found[name] = _plan(planner.plan, _config([*overrides, f"hardware={name}"]))
             except ConfigError as error:  # what this hardware forbids
                 found[name] = {"verdict": VERDICTS[ConfigError], "error": str(error).strip()}
     return found
@@ -114,9 +112,9 @@ def _config(overrides: list[str]) -> ExperimentConfig:
     return resolve(cfg)
 
 
-def _plan(planner: "Planner", config: ExperimentConfig) -> dict[str, Any]:
+def _plan(plan: Callable[..., Any], config: ExperimentConfig) -> dict[str, Any]:
     try:
-        return planner.plan(config, on_cpu=True).as_dict()
+        return plan(config, on_cpu=True).as_dict()
     except (MemoryFitError, TimeFitError, ConfigError) as error:
         return {"verdict": VERDICTS[type(error)], "error": str(error).strip()}
 

@@ -11,7 +11,7 @@ from vibench.cli.train import end, finish, refuse
 from vibench.config import schemas
 from vibench.config.frozen import thaw
 from vibench.errors import ConfigError, VibenchError
-from vibench.processes import LINE
+from vibench.rank import LINE
 from vibench.report.status import read_status
 from vibench.report.table import print_result
 from vibench.run import changes, run_experiment

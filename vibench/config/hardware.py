@@ -48,7 +48,7 @@ class SlurmConfig:
     mem_mb: int | None = setting("MB of host memory on each machine; null: what the plan says and a quarter", low=1)
     time: str | None = setting("time limit of one attempt, [days-]hours:minutes:seconds; null: none is known")
     requeues: int = setting("how often a run may go on after its time limit or a preemption", low=0)
-    warn_s: int = setting("seconds before the time limit at which a run saves itself; SLURM may be 60 early", low=1)
+    warn_s: int = setting("seconds before the time limit at which a run saves itself; at most half of that", low=1)
     sbatch: list[str] = setting("more options of sbatch, e.g. [--exclude=node7]")
     setup: list[str] = setting("lines of shell before the run, e.g. [module load cuda]")
 
@@ -71,11 +71,6 @@ class SlurmConfig:
             )
         elif self.seconds == 0:
             yield f"hardware.slurm.time={self.time} leaves no time to run; use null for no limit"
-        elif self.seconds is not None and self.warn_s >= self.seconds:
-            yield (
-                f"hardware.slurm.warn_s={self.warn_s} is all of hardware.slurm.time={self.time}; "
-                f"use hardware.slurm.warn_s<={max(self.seconds // 2, 1)} or more time"
-            )
         if self.gres is not None and GRES.fullmatch(self.gres) is None:
             yield (
                 f"hardware.slurm.gres={self.gres} is no kind of card; use e.g. gpu:a100, and hardware.gpus for how many"

@@ -19,7 +19,8 @@ from vibench.errors import VibenchError
 from vibench.launch import slurm
 from vibench.launch.place import Request
 from vibench.launch.sweep import Job, Sweep
-from vibench.processes import LINE, HostMemoryError, follow, leading, machine
+from vibench.processes import HostMemoryError, follow, leading, machine
+from vibench.rank import LINE
 from vibench.report.status import amend, kind_of, note, read_status
 from vibench.run import run_experiment
 from vibench.signals import Stopped, heeded
@@ -72,15 +73,15 @@ def _lead(sweep: Sweep, job: Job, config: ExperimentConfig) -> None:
     if "SLURM_JOB_ID" in os.environ:
         slurm.add_job(run_dir, {"id": _number(), "mem_mb": int(os.environ.get("SLURM_MEM_PER_NODE", "0")), "why": ""})
         os.environ[REQUEUES_LEFT] = str(max(config.hardware.slurm.requeues - restarts, 0))
-    if read_status(run_dir)["state"] == "completed":
-        log.info(f"{run_dir} is completed already")
-        return
-    if restarts > config.hardware.slurm.requeues:
-        raise slurm.SlurmError(
-            f"begun again {restarts} times, hardware.slurm.requeues={config.hardware.slurm.requeues} allows no more; "
-            f"vibench-status {sweep.folder} --rerun failed goes on"
-        )
     with leading(config, run_dir):
+        if read_status(run_dir)["state"] == "completed":
+            log.info(f"{run_dir} is completed already")
+            return
+        if restarts > config.hardware.slurm.requeues:
+            raise slurm.SlurmError(
+                f"begun again {restarts} times, hardware.slurm.requeues={config.hardware.slurm.requeues} allows no "
+                f"more; vibench-status {sweep.folder} --rerun failed goes on"
+            )
         run_experiment(config, run_dir, take_over="SLURM_JOB_ID" in os.environ, apart=True)
 
 

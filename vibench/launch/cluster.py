@@ -23,6 +23,7 @@ from vibench.report.status import promise
 
 SPARE = 1.25  # of the host's memory that a plan says, since libraries and files in memory vary
 SPARE_MB = 512
+STEP_MB = 1024  # so that jobs that take about the same are one array
 
 
 def has_slurm() -> bool:
@@ -133,7 +134,7 @@ def options_of(config: ExperimentConfig, host_gib: float, mem_mb: int | None = N
         mem_mb: what to ask for instead.
     """
     hardware, slurm = config.hardware, config.hardware.slurm
-    mem_mb = mem_mb or slurm.mem_mb or math.ceil(host_gib * 1024 * SPARE + SPARE_MB)
+    mem_mb = mem_mb or slurm.mem_mb or math.ceil((host_gib * 1024 * SPARE + SPARE_MB) / STEP_MB) * STEP_MB
     options: dict[str, Any] = {
         "job-name": f"vibench-{hardware.name}",
         "partition": slurm.partition,
@@ -146,7 +147,7 @@ def options_of(config: ExperimentConfig, host_gib: float, mem_mb: int | None = N
         "cpus-per-task": hardware.cpus or hardware.gpus * (1 + config.data.workers),
         "mem": f"{mem_mb}M",  # in MB: what GB are, SLURM and its nodes do not agree on
         "time": slurm.time,
-        "signal": f"USR2@{slurm.warn_s}",
+        "signal": f"USR2@{slurm.warn_s if slurm.seconds is None else min(slurm.warn_s, slurm.seconds // 2)}",
         "requeue": True,
     }
     for text in slurm.sbatch:

@@ -208,7 +208,7 @@ def show(sweep: Sweep, found: dict[int, Verdict], console: Console | None = None
     """The table of results, and what is to be said of the jobs without one."""
     console = console or Console()
     rows = [
-        SweepRow(job.name or f"job {job.number}", f"{one.state} {one.kind}".strip(), one.status, one.said)
+        SweepRow(job.name, f"{one.state} {one.kind}".strip(), one.status, one.said)
         for job, one in ((job, found[job.number]) for job in sweep.jobs)
     ]
     print_sweep(rows)

@@ -24,11 +24,11 @@ def prepared(
     context: HydraContext, master: DictConfig, overrides: Sequence[Sequence[str]], first: int
 ) -> list[Checked]:
     """Compose every job; what each varies is its name."""
-    common = set(overrides[0]).intersection(*overrides[1:]) if len(overrides) > 1 else set()
+    common = set(overrides[0]).intersection(*overrides[1:])
     found = []
     for number, own in enumerate(overrides, first):
         folder = _folder(context, master, own, number)
-        name = " ".join(text for text in own if text not in common)
+        name = " ".join(text for text in own if text not in common) or f"job {number}"
         found.append(composed(Job(number=number, name=name, overrides=list(own), folder=folder), config_dir_of(master)))
     return found
 

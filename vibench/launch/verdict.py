@@ -68,8 +68,8 @@ def verdict(sweep: Sweep, job: Job, seen: Seen | None) -> Verdict:
         )
     if seen.phase == "waiting":
         again = "started" in status or status.get("attempts")
-        told = seen.told if seen.told not in ("", "None") else seen.state
-        waits = f"waits to go on ({told})" if again else told
+        told = seen.told if seen.told != "None" else ""
+        waits = f"waits to go on{f' ({told})' if told else ''}" if again else told
         return Verdict(state="preempted" if state == "preempted" else "submitted", said=waits, status=status, **place)
     if state in ("failed", "pruned"):
         return Verdict(state=state, kind=kind, said=said, final=True, status=status, **place)
