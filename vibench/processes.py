@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from vibench.signals import Stopped
 
 GRACE_S = 5  # seconds to end before a process is killed
 LAST_STEP_S = 600  # for the step that a stopped run is in, and its checkpoint; a second signal is not so patient
-END, OVER = "end", "over"  # what the first machine says to the others: of this beginning, of this attempt
+END = "end"  # what the first machine says to the others, of what it began
 
 
 class HostMemoryError(VibenchError):
@@ -93,7 +93,7 @@ def leading(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / OVER).touch()
+        shutil.rmtree(run_dir / ".ranks", ignore_errors=True)
 
 
 def follow(config: ExperimentConfig, run_dir: Path) -> None:
@@ -102,13 +102,15 @@ def follow(config: ExperimentConfig, run_dir: Path) -> None:
     Raises:
         Stopped: by a signal; the processes saved what they had to.
     """
-    folder, number, waited = _meetings(run_dir), 0, time.monotonic()
-    while not (folder / OVER).exists():
+    folder, number, deadline = _meetings(run_dir), 0, time.monotonic() + LAST_STEP_S
+    while not folder.exists():
+        if time.monotonic() > deadline:
+            raise RankError(f"the first machine of the job never began; see {run_dir}/output.log")
+        time.sleep(EVERY_S)
+    while folder.exists():  # until it is over
         if (folder / str(number)).exists():
             _follow_once(config, run_dir, folder / str(number))
             number += 1
-        elif not folder.exists() and time.monotonic() - waited > LAST_STEP_S:
-            raise RankError(f"the first machine of the job never began; see {run_dir}/output.log")
         time.sleep(EVERY_S)
 
 
@@ -123,7 +125,8 @@ def _follow_once(config: ExperimentConfig, run_dir: Path, meeting: Path) -> None
         _pass_on(running, error)
     codes = [process.poll() for process in running]
     _end(running)
-    leave(meeting / f"ended{machine()}", (first, codes))
+    with suppress(FileNotFoundError):  # the first one waits no more
+        leave(meeting / f"ended{machine()}", (first, codes))
     if stopped is not None:
         raise stopped
 
@@ -140,7 +143,8 @@ def _lead(config: ExperimentConfig, run_dir: Path, meeting: Path) -> dict[str, A
             raise  # saved, all of them
     finally:
         died[: len(running)] = [process.poll() for process in running]  # before the others are ended
-        (meeting / END).touch()
+        with suppress(OSError):
+            (meeting / END).touch()
         _end(running)
         for first, codes in _ended(meeting, config.hardware.nodes - 1):
             died[first : first + len(codes)] = codes
@@ -179,7 +183,7 @@ def _wait(
         codes = [process.poll() for process in running]
         ended = 0
         if meeting is not None and (others or machine()):
-            if (meeting / END).exists():
+            if (meeting / END).exists() or not meeting.exists():
                 return
             told = [pickle.loads(path.read_bytes())[1] for path in meeting.glob("ended*")] if others else []
             codes += [code for part in told for code in part if code is not None]

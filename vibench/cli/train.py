@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.vibench_launcher import VibenchLauncher
+from hydra_plugins.vibench_sweeper import OptunaSweeper
 from vibench.config import schemas
 from vibench.config.compose import complaints_about, complaints_about_sweep, compose_all
 from vibench.config.describe import describe, options
@@ -48,6 +49,7 @@ Results go to multirun_outputs/DATE/TIME, or hydra.run.dir=DIR. Flags of Hydra: 
 """
 
 
+SEARCH = "hydra/sweeper=optuna"
 SKIP, DETACH = "hydra.launcher.skip_refused=true", "hydra.launcher.detach=true"
 begun: list[str] = []  # directories of the runs of this process
 
@@ -63,7 +65,8 @@ def train(cfg: DictConfig) -> None:
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through instead of printing half a traceback
     schemas.register()
-    Plugins.instance().register(VibenchLauncher)  # which Hydra does not find where vibench is installed editable
+    for plugin in (VibenchLauncher, OptunaSweeper):  # Hydra does not find them where vibench is installed editable
+        Plugins.instance().register(plugin)
     arguments = sys.argv[1:]
     try:
         if "--version" in arguments:
@@ -131,6 +134,8 @@ def check(arguments: list[str]) -> None:
     if asked.config_dir and not os.path.isdir(asked.config_dir):
         raise ConfigError([f"--config-dir={asked.config_dir} is not a folder; name the one that holds your YAML files"])
     complaints = complaints_about_sweep if asked.multirun else complaints_about
+    if SEARCH in asked.overrides and asked.multirun:  # it says itself what is wrong with it
+        return
     if SKIP not in asked.overrides and (found := complaints(asked.overrides, asked.config_dir)):
         raise ConfigError(found)
     named = [text.partition("=")[2] for text in asked.overrides if text.startswith("hydra.run.dir=")]

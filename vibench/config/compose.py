@@ -1,12 +1,15 @@
 """All that is wrong with a command line, when Hydra would name only its first mistake."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
@@ -125,7 +128,7 @@ def _composed(lines: tuple[str, ...], config_dir: str | None) -> tuple[DictConfi
     search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
     while True:
         try:
-            with initialize_config_module("vibench.conf", version_base="1.3"):
+            with _no_other_hydra(), initialize_config_module("vibench.conf", version_base="1.3"):
                 cfg = compose("train", [*search, *(override.input_line for override in choices)])
                 return cfg, tuple(complaints)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -134,6 +137,18 @@ def _composed(lines: tuple[str, ...], config_dir: str | None) -> tuple[DictConfi
             if guilty is None:
                 return None, tuple(complaints)
             choices.remove(guilty)
+
+
+@contextmanager
+def _no_other_hydra() -> Iterator[None]:
+    """Also within an application of Hydra, which is set aside."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = outer
 
 
 def _is_about(error: Exception, choice: Override) -> bool:

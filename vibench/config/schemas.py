@@ -2,7 +2,7 @@
 
 from hydra.core.config_store import ConfigStore
 
-from vibench.config import backbone, data, embedding, launcher, task
+from vibench.config import backbone, data, embedding, launcher, sweeper, task
 from vibench.config.experiment import ExperimentConfig
 from vibench.config.hardware import HardwareConfig
 from vibench.config.logger import LoggerConfig
@@ -25,5 +25,6 @@ def register() -> None:
     for group, schemas in GROUPS.items():
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
-    for name, schema in launcher.SCHEMAS.items():
-        store.store(group="schema/launcher", name=name, node=schema)
+    for group, found in (("launcher", launcher.SCHEMAS), ("sweeper", sweeper.SCHEMAS)):
+        for name, schema in found.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)

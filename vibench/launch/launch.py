@@ -14,7 +14,7 @@ from vibench.launch.here import Here
 from vibench.launch.place import Place
 from vibench.launch.preflight import Checked, RefusedError, accepted, check, composed, freeze_all, print_checks
 from vibench.launch.slurm import jobs_of
-from vibench.launch.sweep import Job, Sweep
+from vibench.launch.sweep import FILE, Job, Sweep, claimed
 from vibench.launch.verdict import Verdict, verdict
 from vibench.launch.watch import counted, of_run, place_of, verdicts, watch
 from vibench.report.known_runs import locked, runs_of
@@ -113,7 +113,8 @@ def rerun(sweep: Sweep, states: set[str], place: Place, console: Console | None 
         if one.kind == "MEMORY" and "kernel" in one.said and entries:
             again[-1].mem_mb = int(entries[-1]["mem_mb"] * MORE)
     if again:
-        submit(sweep, again, place, skip_refused=False, on_duplicate="allow", console=console)
+        with claimed(sweep.folder, wait=True):
+            submit(sweep, again, place, skip_refused=False, on_duplicate="allow", console=console)
     return [one.job for one in again]
 
 
@@ -133,13 +134,14 @@ def launch(
         ConfigError: the directory holds another sweep.
     """
     with heeded() as ignore_signals:
-        sweep, jobs = _joined(folder, launcher, jobs, config_dir)
         place = place_of(launcher)
-        before = verdicts(sweep, place)
-        waiting = [one for one in jobs if before[one.job.number].state not in GOES_ON]
-        if waiting:
-            skip, same = launcher["skip_refused"], launcher["on_duplicate"]
-            submit(sweep, waiting, place, skip_refused=skip, on_duplicate=same, console=console)
+        with claimed(folder, wait=True):
+            sweep = joined(folder, launcher, jobs, config_dir)
+            before = verdicts(sweep, place)
+            waiting = [one for one in jobs if before[one.job.number].state not in GOES_ON]
+            if waiting:
+                skip, same = launcher["skip_refused"], launcher["on_duplicate"]
+                submit(sweep, waiting, place, skip_refused=skip, on_duplicate=same, console=console)
         if launcher.get("detach"):
             print(f"{counted(verdicts(sweep, place))}; vibench-status {folder} says what becomes of them")
             return {}
@@ -148,12 +150,14 @@ def launch(
         return found
 
 
-def _joined(
-    folder: Path, launcher: dict[str, Any], jobs: list[Checked], config_dir: str | None
-) -> tuple[Sweep, list[Checked]]:
-    """The sweep with these jobs in it: new, or one that was begun in that directory."""
+def joined(folder: Path, launcher: dict[str, Any], jobs: list[Checked], config_dir: str | None) -> Sweep:
+    """The sweep with these jobs in it: new, or one that was begun in that directory.
+
+    Raises:
+        ConfigError: that was another one.
+    """
     known: dict[int, Job] = {}
-    if (folder / "manifest.json").exists():
+    if (folder / FILE).exists():
         known = {job.number: job for job in Sweep.read(folder).jobs}
     for one in jobs:
         before = known.get(one.job.number)
@@ -165,8 +169,7 @@ def _joined(
                 ]
             )
     every = known | {one.job.number: one.job for one in jobs}
-    sweep = Sweep(folder=folder, launcher=launcher, jobs=list(every.values()), config_dir=config_dir)
-    return sweep, jobs
+    return Sweep(folder=folder, launcher=launcher, jobs=list(every.values()), config_dir=config_dir)
 
 
 def attend(
@@ -185,11 +188,7 @@ def attend(
     try:
         found = watch(sweep, place, launcher.get("poll_s", LOCAL_S), console, on_look)
     except Stopped:
-        if isinstance(place, Here):
-            place.cancel(sweep, sweep.jobs)
-            for job in sweep.jobs:
-                if verdict(sweep, job, None).state == "submitted":
-                    amend(sweep.run_dir(job), state="planned", pid=None, error="the sweep was stopped before it began")
+        if stopped_here(sweep, place):
             show(sweep, verdicts(sweep, place), console)
             print(f"stopped; vibench-status {sweep.folder} --rerun cancelled,planned goes on")
         else:
@@ -202,6 +201,17 @@ def attend(
     if any(one.state != "completed" for one in found.values()):
         raise SweepError(f"{counted(found)}; vibench-status {sweep.folder} --rerun failed,lost goes on with them")
     return found
+
+
+def stopped_here(sweep: Sweep, place: Place | None) -> bool:
+    """End the jobs of a sweep that run on this machine, with time to save; whether it is one."""
+    if not isinstance(place, Here):
+        return False
+    place.cancel(sweep, sweep.jobs)
+    for job in sweep.jobs:
+        if not job.refused and verdict(sweep, job, None).state == "submitted":
+            amend(sweep.run_dir(job), state="planned", pid=None, error="the sweep was stopped before it began")
+    return True
 
 
 def show(sweep: Sweep, found: dict[int, Verdict], console: Console | None = None) -> None:

@@ -9,12 +9,14 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vibench.config.launcher import SCHEMAS
+from vibench.config.launcher import SCHEMAS as LAUNCHERS
 from vibench.config.plain import plain
 from vibench.config.setting import complaints_about
+from vibench.config.sweeper import SCHEMAS as SWEEPERS
 from vibench.errors import ConfigError
 from vibench.launch.launch import launch
 from vibench.launch.preflight import Checked, composed
+from vibench.launch.search import Search
 from vibench.launch.sweep import Job
 
 NUMBERED = "${hydra.job.num}"
@@ -51,14 +53,30 @@ def config_dir_of(master: DictConfig) -> str | None:
     return None
 
 
-def checked(launcher: dict[str, Any]) -> None:
+def search(master: DictConfig, options: dict[str, Any], arguments: Sequence[str]) -> None:
+    """Run a search, or go on with it.
+
+    Raises:
+        VibenchError, Stopped: as ``Search``.
+    """
+    launcher = OmegaConf.to_container(master.hydra.launcher, resolve=True)
+    assert isinstance(launcher, dict)
+    launcher = {str(key): value for key, value in launcher.items() if key != "_target_"}
+    checked(launcher, "launcher", LAUNCHERS[launcher["name"]])
+    checked(options, "sweeper", SWEEPERS["optuna"])
+    folder = Path(master.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    Search(folder, plain(launcher), plain(options), arguments, config_dir_of(master)).run()
+
+
+def checked(options: dict[str, Any], node: str, schema: type) -> None:
     """
     Raises:
         ConfigError: with every value that is out of range.
     """
-    known = {field.name: field.metadata for field in fields(SCHEMAS[launcher["name"]])}
+    known = {field.name: field.metadata for field in fields(schema)}
     complaints = [
-        text for key, value in launcher.items() for text in complaints_about(f"hydra.launcher.{key}", value, known[key])
+        text for key, value in options.items() for text in complaints_about(f"hydra.{node}.{key}", value, known[key])
     ]
     if complaints:
         raise ConfigError(complaints)
@@ -76,7 +94,7 @@ def run(
     Raises:
         RefusedError, SweepError, Stopped, ConfigError: as ``launch``.
     """
-    checked(launcher)
+    checked(launcher, "launcher", LAUNCHERS[launcher["name"]])
     jobs = prepared(context, master, overrides, first)
     folder = Path(master.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """Everything that is wrong with a sweep, before anything of it is queued: configs, plans, requests."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +21,7 @@ from vibench.launch.sweep import Job, Sweep
 from vibench.report.known_runs import hash_of
 from vibench.run import changes, refusal
 
+Plan = Callable[[ExperimentConfig], Any]  # gives a MemoryPlan
 WIDE = 200  # characters, where nobody's terminal says otherwise
 
 
@@ -64,33 +67,48 @@ def accepted(job: Job, config: ExperimentConfig) -> Checked:
     return Checked(job, config)
 
 
-def check(sweep: Sweep, jobs: list[Checked], place: Place) -> None:
-    """Plan every job and ask its place; what is refused is written into it."""
+def check(sweep: Sweep, jobs: list[Checked], place: Place, plan: Plan | None = None) -> None:
+    """Plan every job and ask its place; what is refused is written into it.
+
+    Args:
+        plan: plans one, with what it knows of others; None: a new one.
+    """
     for one in jobs:
         if one.config is not None and (changed := changes(one.config, sweep.run_dir(one.job))):
             one.refused = refusal(changed, sweep.run_dir(one.job))
-    _plan([one for one in jobs if not one.refused])
+    _plan([one for one in jobs if not one.refused], plan or new_plan())
     for number, text in place.refusals([one.request() for one in jobs if not one.refused]).items():
         next(one for one in jobs if one.job.number == number).refused.append(text)
     for one in jobs:
         one.job.refused = one.refused
 
 
-def _plan(jobs: list[Checked]) -> None:
-    """Memory and time of every job, each kind of them once; torch from here on."""
+def new_plan() -> Plan:
+    """Plans experiments, each kind of them once; torch from its first call on."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler says on stderr that it starts and stops
+    planner: list[Any] = []
+
+    def plan(config: ExperimentConfig) -> Any:
+        if not planner:
+            from vibench.memory.planner import Planner
+
+            planner.append(Planner())
+        return planner[0].plan(config, on_cpu=False)
+
+    return plan
+
+
+def _plan(jobs: list[Checked], plan_one: Plan) -> None:
+    """Memory and time of every job."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(
         *columns, console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal
     ) as bar:
         task = bar.add_task("planning", total=len(jobs))
-        from vibench.memory.planner import Planner
-
-        planner = Planner()
         for one in jobs:
             assert one.config is not None
             try:
-                plan = planner.plan(one.config, on_cpu=False)
+                plan = plan_one(one.config)
                 one.host_gib, one.plan = sum(plan.host.values()), plan.in_words()
             except ConfigError as error:
                 one.refused += error.complaints

@@ -1,6 +1,9 @@
 """A sweep on disk: which jobs there are, what each varies, where it runs. Written before anything is waited for."""
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,22 @@ from vibench.errors import ConfigError
 from vibench.report.status import write_json
 
 FILE = "manifest.json"
+
+
+@contextmanager
+def claimed(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Be the only process that submits jobs of a sweep; the kernel gives the lock back.
+
+    Raises:
+        ConfigError: another process does, and it is not to be waited for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            raise ConfigError([f"hydra.sweep.dir={folder} is another process's; name another directory"]) from None
+        yield
 
 
 @dataclass(kw_only=True, slots=True)

@@ -95,9 +95,12 @@ def _say_changes(sweep: Sweep, before: dict[int, Verdict], found: dict[int, Verd
     for job in sweep.jobs:
         now, old = found[job.number], before.get(job.number)
         if old is None or (now.state, now.kind, now.number) != (old.state, old.kind, old.number):
-            console.print(
-                f"{time.strftime('%H:%M:%S')} {in_words(job, now)}", markup=False, highlight=False, soft_wrap=True
-            )
+            say(console, f"{time.strftime('%H:%M:%S')} {in_words(job, now)}")
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is, however long."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def in_words(job: Job, one: Verdict) -> str:

@@ -27,6 +27,7 @@ from vibench.model import Model, build_model, freeze, targets
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.optimizer import build_optimizer
 from vibench.step.precision import autocast
+from vibench.step.ranks import alone
 from vibench.step.scores import Scores
 from vibench.step.step import Step
 from vibench.step.task_weights import Weighing
@@ -102,7 +103,8 @@ def emulated(capability: float | None) -> Iterator[None]:
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True  # an operator that is refused is logged with its traceback
     try:
-        with bias_in_place(), as_on_gpu(capability) if capability is not None else nullcontext(), FakeTensorMode():
+        there = as_on_gpu(capability) if capability is not None else nullcontext()
+        with alone(), bias_in_place(), there, FakeTensorMode():
             yield
     finally:
         log.disabled = before

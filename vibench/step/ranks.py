@@ -4,6 +4,8 @@ Every one of them has the whole batch on its host and takes its share of it to i
 without asking the others. Without a process group there is one rank, and nothing here costs anything.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -16,9 +18,26 @@ T = TypeVar("T")
 BUCKET_BYTES = 64 * 2**20  # of gradients that are summed at once
 
 
+class _Alone:
+    """Whether this process is to act as if it had no others."""
+
+    now = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it there is one rank: what is rehearsed here, the others do not take part in."""
+    before, _Alone.now = _Alone.now, True
+    try:
+        yield
+    finally:
+        _Alone.now = before
+
+
 def ranks() -> int:
     """Processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    together = dist.is_available() and dist.is_initialized() and not _Alone.now
+    return dist.get_world_size() if together else 1
 
 
 def rank() -> int:
