@@ -37,7 +37,7 @@ DATABASE = (  # small, and nothing in it has to survive
 READY = ("idle", "mixed", "allocated")
 LONGEST = 60  # characters; a socket of a step adds 45, and Linux takes 107
 UP_S = 30  # for one daemon, on a machine with much else to do
-ASLEEP_S = 3  # after which a daemon that was started has written its number
+SETTLED_S = 3  # after which a daemon that was started has written its number
 LAST_LINES = 8
 
 
@@ -118,7 +118,10 @@ class Cluster:
         self._started = [each for each in self._started if each != name]
 
     def node_up(self, name: str) -> None:
-        """Returns when the node takes jobs."""
+        """Returns when the node takes jobs.
+
+        Wait for ``down*`` before: a node that is back unnoticed may keep its dead jobs RUNNING for long.
+        """
         self._start(name, "slurmd", "-N", name)
         self._wait_for_node(name)
 
@@ -192,10 +195,10 @@ class Cluster:
         files = (f"--socket={data}/socket", f"--pid-file={self._pid_file('mariadbd')}")
         log = f"--log-error={self._log('mariadbd')}"
         self._start("mariadbd", "setsid", "--fork", "mariadbd", *where, *files, log, "--skip-networking")
-        self._wait("mariadbd", (data / "socket").exists, "listens")
+        self._wait("mariadbd", (data / "socket").exists, "listen")
         self._start("slurmdbd", "slurmdbd", MYSQL_UNIX_PORT=f"{data}/socket")
         add = ("sacctmgr", "--immediate", "add")
-        self._wait("slurmdbd", lambda: self._run([*add, "cluster", "vibench"]).returncode == 0, "takes a cluster")
+        self._wait("slurmdbd", lambda: self._answers("slurmdbd", *add, "cluster", "vibench"), "answer")
         self.run(*add, "account", "lab", "Description=lab", "Organization=lab")
         self.run(*add, "user", "root", "Account=lab")
 
@@ -217,8 +220,15 @@ class Cluster:
         if done.returncode:
             raise ClusterError(f"{command[0]} failed with exit status {done.returncode}{self._last_lines(name)}")
 
+    def _answers(self, name: str, *command: str) -> bool:
+        """Whether a command that asks a daemon succeeds; if not, what it says is kept with what the daemon said."""
+        done = self._run(command)
+        if done.returncode:
+            self._output(name).write_text(done.stderr)
+        return done.returncode == 0
+
     def _wait_for_node(self, name: str) -> None:
-        self._wait(name, lambda: self._state(name) in READY, "takes jobs")
+        self._wait(name, lambda: self._state(name) in READY, "take jobs")
 
     def _state(self, name: str) -> str:
         return self._run(["sinfo", "-h", "-n", name, "-p", "all", "-o", "%T"]).stdout.strip()
@@ -227,11 +237,11 @@ class Cluster:
         started = time.monotonic()
         while not holds():
             waited = time.monotonic() - started
-            over = [each for each in self._started if self._pid(each) is None] if waited > ASLEEP_S else []
+            over = [each for each in self._started if self._pid(each) is None] if waited > SETTLED_S else []
             if over:
                 raise ClusterError(f"{over[0]} ended as soon as it was started{self._last_lines(over[0])}")
             if waited > UP_S:
-                raise ClusterError(f"{name} {what} not even {UP_S} s after its start{self._last_lines(name)}")
+                raise ClusterError(f"{name} was started {UP_S} s ago and still does not {what}{self._last_lines(name)}")
             time.sleep(0.1)
 
     def _last_lines(self, name: str) -> str:
