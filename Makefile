@@ -12,7 +12,7 @@ install: $(VENV)/installed  ## .venv with vibench and everything its tests need,
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mat,tensorboard,pictures,int8,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mat,tensorboard,pictures,int8,search,dev]'
 	@touch $@
 
 train: install  ## the embedded example: simulated machines, on this machine; more with ARGS="backbone=dlinear"
@@ -22,10 +22,13 @@ smoke: install  ## the same for eight steps
 	$(BIN)/vibench-train training=smoke $(ARGS)
 
 test: install  ## every test that needs no SLURM, no GPU and no quarter of an hour
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --ignore tests/faults $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --ignore tests/faults --ignore tests/slurm $(ARGS)
 
 test-faults: install  ## real faults: kills, memory limits, leaks, full disks, damaged files (a quarter of an hour)
 	$(BIN)/python -m pytest --numprocesses 2 tests/faults $(ARGS)
+
+test-slurm: install  ## sweeps on a real SLURM of this machine, which comes up and goes (root; a quarter of an hour)
+	$(BIN)/python -m pytest tests/slurm $(ARGS)
 
 lint: install  ## style and formatting
 	$(BIN)/ruff check .
@@ -53,4 +56,4 @@ docs: install  ## docs/config.md, the config reference, from the schemas
 clean:  ## everything that make made, but not multirun_outputs
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install train smoke test test-faults lint wheel bench docs clean
+.PHONY: help install train smoke test test-faults test-slurm lint wheel bench docs clean

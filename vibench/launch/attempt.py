@@ -180,7 +180,3 @@ def main() -> None:
     except VibenchError as error:
         print(f"vibench-train: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.hardware import Device
 from vibench.launch.attempt import Attempt
 from vibench.launch.place import Request, Seen
 from vibench.launch.slurm import Queue, SlurmError, add_job, array_size, first_line, jobs_of, keep, parts, run
 from vibench.launch.sweep import Job, Sweep
 from vibench.report.status import promise
+from vibench.signals import deferred
 
 SPARE = 1.25  # of the host's memory that a plan says, since libraries and files in memory vary
 SPARE_MB = 512
@@ -37,6 +39,8 @@ class Cluster:
         at_once: jobs of one array that run at the same time; None: all.
     """
 
+    asks_for_memory = True
+
     def __init__(self, at_once: int | None = None) -> None:
         if not has_slurm():
             raise SlurmError(
@@ -46,8 +50,12 @@ class Cluster:
 
     def refusals(self, requests: list[Request]) -> dict[int, str]:
         """As :class:`Place`."""
-        found = {}
-        for options, _, group in grouped(requests):
+        found = {
+            request.job.number: "hardware=local is this machine, not a node of the cluster; use a card, or hardware=cpu"
+            for request in requests
+            if request.config.hardware.device is Device.auto
+        }
+        for options, _, group in grouped([request for request in requests if request.job.number not in found]):
             flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
             done = run(["sbatch", "--test-only", *flags, "--wrap=true"])
             if done.returncode:
@@ -71,7 +79,8 @@ class Cluster:
             for start in range(0, len(group), most):
                 part = group[start : start + most]
                 try:
-                    self._submit(sweep, options, setup, part, why)
+                    with deferred("the jobs are submitted first"):
+                        self._submit(sweep, options, setup, part, why)
                 except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
                     failed.append(f"{len(part)} jobs for {part[0].config.hardware.name}: {first_line(error)}")
         if failed:

@@ -11,6 +11,7 @@ from vibench.launch.place import Request, Seen
 from vibench.launch.sweep import Job, Sweep
 from vibench.report.status import promise
 
+MAIN = "import sys; sys.path.pop(0); from vibench.launch.attempt import main; main()"  # not what lies in this folder
 LAST_STEP_S = 600.0  # for the step that a job is in when it is told to stop
 
 
@@ -19,6 +20,8 @@ class Here:
     Args:
         jobs: at once; None: as many as there are cards, one on a CPU.
     """
+
+    asks_for_memory = False
 
     def __init__(self, jobs: int | None = None) -> None:
         self.jobs = jobs
@@ -105,7 +108,7 @@ class Here:
         paths = os.pathsep.join(path for path in sys.path if path)
         with (sweep.run_dir(request.job) / "output.log").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "vibench.launch.attempt", str(sweep.folder.absolute()), str(request.job.number)],
+                [sys.executable, "-c", MAIN, str(sweep.folder.absolute()), str(request.job.number)],
                 env=os.environ | own | {"PYTHONPATH": paths},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -44,6 +44,8 @@ class Request:
 
 
 class Place(Protocol):
+    asks_for_memory: bool  # of the host, so that the plan must know it
+
     def refusals(self, requests: list[Request]) -> dict[int, str]:
         """Number of a job -> why it can never run here. Nothing is queued for that."""
 

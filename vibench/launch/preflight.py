@@ -20,6 +20,7 @@ from vibench.launch.place import Place, Request
 from vibench.launch.sweep import Job, Sweep
 from vibench.report.known_runs import hash_of
 from vibench.run import changes, refusal
+from vibench.signals import deferred
 
 Plan = Callable[[ExperimentConfig], Any]  # gives a MemoryPlan
 WIDE = 200  # characters, where nobody's terminal says otherwise
@@ -76,24 +77,29 @@ def check(sweep: Sweep, jobs: list[Checked], place: Place, plan: Plan | None = N
     for one in jobs:
         if one.config is not None and (changed := changes(one.config, sweep.run_dir(one.job))):
             one.refused = refusal(changed, sweep.run_dir(one.job))
-    _plan([one for one in jobs if not one.refused], plan or new_plan())
+    _plan([one for one in jobs if not one.refused], plan or new_plan(on_cpu=place.asks_for_memory))
     for number, text in place.refusals([one.request() for one in jobs if not one.refused]).items():
         next(one for one in jobs if one.job.number == number).refused.append(text)
     for one in jobs:
         one.job.refused = one.refused
 
 
-def new_plan() -> Plan:
-    """Plans experiments, each kind of them once; torch from its first call on."""
+def new_plan(*, on_cpu: bool) -> Plan:
+    """Plans experiments, each kind of them once; torch from its first call on.
+
+    Args:
+        on_cpu: also what a step takes of the host where there is no card, which a cluster is asked for.
+    """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler says on stderr that it starts and stops
     planner: list[Any] = []
 
     def plan(config: ExperimentConfig) -> Any:
         if not planner:
-            from vibench.memory.planner import Planner
+            with deferred("what is being imported comes first"):
+                from vibench.memory.planner import Planner
 
             planner.append(Planner())
-        return planner[0].plan(config, on_cpu=False)
+        return planner[0].plan(config, on_cpu=on_cpu)
 
     return plan
 

@@ -80,7 +80,7 @@ class Search:
             self.sweep.launcher = launcher
         self.study = self._study(folder)
         self.place: Place = place_of(launcher)
-        self.plan = new_plan()
+        self.plan = new_plan(on_cpu=self.place.asks_for_memory)
         self.running: dict[int, optuna.Trial] = {}
         self.pruning: set[int] = set()
         self.said: dict[int, str] = {}

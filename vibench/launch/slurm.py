@@ -5,6 +5,7 @@ https://slurm.schedmd.com/sacct.html
 
 import json
 import logging
+import os
 import re
 import subprocess
 import time
@@ -58,7 +59,8 @@ class Queue:
 
     def _queued(self, numbers: set[str]) -> dict[str, Seen]:
         states = ["--states=all"] if self.blind else []
-        done = run(["squeue", "--noheader", "--array", *states, "--format=%i|%T|%r|%N"])
+        mine = f"--user={os.getuid()}"  # a cluster has thousands of others; of them, accounting knows
+        done = run(["squeue", "--noheader", "--array", mine, *states, "--format=%i|%T|%r|%N"])
         if done.returncode:
             raise SlurmError(f"squeue does not answer: {first_line(done.stderr)}")
         found = {}
@@ -74,7 +76,9 @@ class Queue:
             return {}
         found: dict[str, Seen] = {}
         for part in parts(sorted({number.split("_")[0] for number in numbers})):
-            done = run(["sacct", "-n", "-P", "-D", "-j", ",".join(part), "--format=JobID,State,ExitCode,NodeList"])
+            done = run(
+                ["sacct", "-n", "-P", "-D", "-a", "-j", ",".join(part), "--format=JobID,State,ExitCode,NodeList"]
+            )
             if done.returncode:
                 self.blind = first_line(done.stderr) or "sacct failed"
                 log.warning(f"NO ACCOUNTING ({self.blind}): states are squeue's, which forgets jobs after some minutes")
@@ -118,9 +122,10 @@ def jobs_of(run_dir: Path) -> list[dict[str, Any]]:
 
 def add_job(run_dir: Path, entry: dict[str, Any]) -> None:
     """Write a job down, once; the job itself does so, too, in case that who submitted it was killed."""
-    entries = jobs_of(run_dir)
-    if all(known["id"] != entry["id"] for known in entries):
-        write_json(run_dir / FILE, {"jobs": [*entries, entry]})
+    known = {one["id"]: one for one in jobs_of(run_dir)}
+    before = known.get(entry["id"], {})
+    known[entry["id"]] = {key: value or before.get(key) for key, value in (before | entry).items()}
+    write_json(run_dir / FILE, {"jobs": list(known.values())})
 
 
 def keep(run_dir: Path, seen: Seen) -> None:
