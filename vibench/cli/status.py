@@ -20,8 +20,8 @@ from rich.table import Column, Table
 from vibench.cli.train import end, refuse
 from vibench.config import schemas
 from vibench.errors import ConfigError, VibenchError
-from vibench.launch.cluster import has_slurm
 from vibench.launch.launch import attend, rerun, show
+from vibench.launch.slurm import SlurmError
 from vibench.launch.sweep import FILE as MANIFEST
 from vibench.launch.sweep import Sweep
 from vibench.launch.verdict import Verdict
@@ -148,7 +148,7 @@ def _tell(folders: list[Path]) -> int:
     covered: set[Path] = set()
     for folder in sweeps:
         sweep = Sweep.read(folder)
-        known = verdicts(sweep, place_of(sweep.launcher) if _can_ask(sweep) else None)
+        known = _known(sweep)
         if len(sweeps) > 1:
             print(folder)
         show(sweep, known)
@@ -165,15 +165,15 @@ def _tell(folders: list[Path]) -> int:
     return 0 if all(one.state == "completed" for one in found) else 1
 
 
-def _can_ask(sweep: Sweep) -> bool:
-    """Whether its place can be asked; jobs on this machine say all themselves."""
+def _known(sweep: Sweep) -> dict[int, Verdict]:
+    """Its verdicts; jobs on this machine say all themselves, and so do those of a SLURM that does not answer."""
     if sweep.launcher["name"] != "slurm":
-        return False
-    if not has_slurm():
-        print(
-            f"vibench-status: there is no squeue here: of {sweep.folder} only what runs said is known", file=sys.stderr
-        )
-    return has_slurm()
+        return verdicts(sweep, None)
+    try:
+        return verdicts(sweep, place_of(sweep.launcher))
+    except SlurmError as error:
+        print(f"vibench-status: {error}; of {sweep.folder} only what its runs said is known", file=sys.stderr)
+        return verdicts(sweep, None)
 
 
 def _show_runs(found: dict[Path, Verdict]) -> None:

@@ -19,6 +19,7 @@ from vibench.launch.verdict import Verdict, verdict
 from vibench.launch.watch import counted, of_run, place_of, verdicts, watch
 from vibench.report.known_runs import locked, runs_of
 from vibench.report.status import amend
+from vibench.report.sweep_picture import draw_sweep
 from vibench.report.table import SweepRow, print_sweep
 from vibench.signals import Stopped, heeded
 
@@ -222,4 +223,5 @@ def show(sweep: Sweep, found: dict[int, Verdict], console: Console | None = None
         for job, one in ((job, found[job.number]) for job in sweep.jobs)
     ]
     print_sweep(rows)
+    draw_sweep(rows, sweep.folder / "sweep.svg")
     console.print(counted(found), highlight=False)

@@ -24,6 +24,7 @@ from vibench.launch.sweep import FILE, Job, Sweep, claimed
 from vibench.launch.verdict import Verdict
 from vibench.launch.watch import counted, in_words, place_of, say, verdicts
 from vibench.report.status import amend
+from vibench.report.sweep_picture import draw_search
 from vibench.signals import Stopped, heeded
 
 if TYPE_CHECKING:
@@ -260,11 +261,13 @@ class Search:
         trials = self.study.get_trials(deepcopy=False)
         done = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
         failed = [trial for trial in trials if trial.state == optuna.trial.TrialState.FAIL]
+        values = {trial.number: trial.value if trial in done else None for trial in trials}
+        draw_search(values, self.metric, self.direction, self.sweep.folder / "search.svg")
         if done:
             best = self.study.best_trial
-            values = " ".join([*self.fixed, *(f"{key}={_words(value)}" for key, value in best.params.items())])
+            line = " ".join([*self.fixed, *(f"{key}={_words(value)}" for key, value in best.params.items())])
             told = f"best: trial {best.number} of {len(trials)}, val/{self.metric} {best.value:.4g}"
-            say(console, f"{told}: vibench-train {values}")
+            say(console, f"{told}: vibench-train {line}")
         if failed or not done:
             raise SearchError(f"{counted(found)}; {len(failed)} trials failed, {len(done)} have a value")
 

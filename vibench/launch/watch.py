@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from vibench.launch.cluster import Cluster, has_slurm
 from vibench.launch.here import Here
 from vibench.launch.place import Place
-from vibench.launch.slurm import jobs_of
+from vibench.launch.slurm import SlurmError, jobs_of
 from vibench.launch.sweep import Job, Sweep
 from vibench.launch.verdict import Verdict, verdict
 from vibench.report.metrics_tail import last_step
@@ -79,7 +79,12 @@ def watch(
     before: dict[int, Verdict] = {}
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            found = verdicts(sweep, place)
+            try:
+                found = verdicts(sweep, place)
+            except SlurmError as error:  # its controller may be down for a while, and the jobs run on
+                say(console, f"{time.strftime('%H:%M:%S')} {error}; asking again")
+                time.sleep(every_s)
+                continue
             on_look(found)
             if console.is_terminal:
                 live.update(live_table(sweep, found), refresh=True)

@@ -57,7 +57,7 @@ def draw_memory(plan: tuple[str, dict[str, Any]], path: Path) -> None:
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     try:
-        _save(figure, path)
+        save(figure, path)
     except (ValueError, OSError) as error:
         raise ConfigError([f"--picture {path} cannot be written: {error}; use a .svg, .png or .pdf"]) from error
 
@@ -89,10 +89,10 @@ def _draw_growth(rows: list[dict[str, str]], path: Path) -> None:
     axes.set_xlim(1, len(rows))
     axes.set_ylim(bottom=0)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     """A picture appears whole or not at all."""
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
