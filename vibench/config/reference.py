@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from enum import EnumMeta
 from typing import Any, get_type_hints
 
-from vibench.config import schemas
+from vibench.config import launcher, schemas, sweeper
 from vibench.config.data import SplitConfig
 from vibench.config.hardware import SlurmConfig
 from vibench.config.setting import interval
@@ -29,6 +29,10 @@ def page() -> str:
     parts += _section("hardware.slurm", "hardware.slurm.", SlurmConfig)
     for group in ("hardware", "training", "logger"):
         parts += _section(group, f"{group}.", schemas.SINGLE[group])
+    for name, schema in launcher.SCHEMAS.items():
+        parts += _section(f"hydra/launcher: {name}, for -m", "hydra.launcher.", schema)
+    for name, schema in sweeper.SCHEMAS.items():
+        parts += _section(f"hydra/sweeper: {name}, for -m", "hydra.sweeper.", schema)
     return "\n".join(parts)
 
 
