@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache as cache_calls
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits, here and in our processes
 
@@ -15,9 +16,11 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vibench.cgroups import GROUPS as CONTROL_GROUPS
 from vibench.config import schemas
 from vibench.config.describe import GROUPS
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.hardware import SlurmConfig
 from vibench.config.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +39,16 @@ TINY = (
     "training.epochs=1",
     "training.warmup_steps=1",
 )
+
+
+def slurm(**values: Any) -> SlurmConfig:
+    """What ``conf/hardware/cpu.yaml`` asks of SLURM, with other values."""
+    return SlurmConfig(**_shipped_slurm() | values)
+
+
+@cache_calls
+def _shipped_slurm() -> dict[str, Any]:
+    return yaml.safe_load((CONF / "hardware" / "cpu.yaml").read_text())["slurm"]
 
 
 def real_data(name: str) -> Path:
@@ -118,3 +131,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"cannot mount a small disk: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Write the files of this process's control group, or of the one above all, as the kernel does; in GiB."""
+
+    def call(version: int, *, most: float | str, used: float = 0, cached: float = 0, above: bool = False) -> Path:
+        mark, _, *names = CONTROL_GROUPS[version]
+        own = [line.split(mark)[1] for line in Path("/proc/self/cgroup").read_text().splitlines() if mark in line]
+        if not own:
+            pytest.skip(f"this machine has no control groups of version {version}")
+        folder = tmp_path if above else tmp_path / own[0].lstrip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / names[0]).write_text(f"{most if isinstance(most, str) else round(most * 2**30)}\n")
+        (folder / names[1]).write_text(f"{round(used * 2**30)}\n")
+        (folder / "memory.stat").write_text(f"anon 17\n{names[2]} {round(cached * 2**30)}\nshmem 0\n")
+        monkeypatch.setitem(CONTROL_GROUPS, version, (mark, str(tmp_path), *names))
+        return folder
+
+    return call

@@ -28,7 +28,7 @@ HARDWARE = options()["hardware"]
 NO_CARD = {"cpu", "local"}
 WHOLE_BATCH = ("training.global_batch_size=2000000", "training.micro_batch=2000000", "training.checkpointing=none")
 AT_ONCE = ("training.accumulation=1", "training.global_batch_size=1000000000")  # more than any card holds
-LATE = ("training.epochs=1000000000", "hardware.slurm.time=00:00:01")  # whatever the rates
+LATE = ("training.epochs=1000000000", "hardware.slurm.time=00:00:01", "hardware.slurm.requeues=0")  # whatever the rates
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,8 @@ def test_a_run_that_may_not_end_in_its_time_is_planned_with_a_warning(plan, capl
     """Slower than the estimate is not proven, faster than the data sheet is impossible."""
     found = parsed(plan(*QUICK, "hardware=v100", "training.epochs=1000", "--json"))["v100"]
     assert found["run_seconds"] > 2
-    status, out, _ = plan(*QUICK, "hardware=v100", "training.epochs=1000", "hardware.slurm.time=00:00:02")
+    limit = ("hardware.slurm.time=00:00:02", "hardware.slurm.requeues=0")
+    status, out, _ = plan(*QUICK, "hardware=v100", "training.epochs=1000", *limit)
     assert (status, rows(out)["v100"][0]) == (0, "fits")
     assert "THIS RUN MAY NOT END" in caplog.text
 

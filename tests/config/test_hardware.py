@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from tests.conftest import slurm
 from vibench.config.describe import options
-from vibench.config.hardware import SlurmConfig
 from vibench.config.resolve import examine
 
 CARDS = [name for name in options()["hardware"] if name not in ("cpu", "local")]
@@ -44,7 +44,7 @@ NO_TIME = [
     ],
 )
 def test_a_time_limit_is_read_as_slurm_reads_it(time, seconds):
-    config = SlurmConfig(time=time)
+    config = slurm(time=time)
     assert config.seconds == seconds
     assert list(config.complaints()) == []
 
@@ -53,23 +53,23 @@ def test_a_time_limit_is_read_as_slurm_reads_it(time, seconds):
 def test_days_hours_minutes_and_seconds_add_up(days, hours, minutes, seconds):
     text = ("" if days is None else f"{days}-") + f"{hours}:{minutes:02}:{seconds:02}"
     expected = timedelta(days=days or 0, hours=hours, minutes=minutes, seconds=seconds)
-    assert SlurmConfig(time=text).seconds == expected.total_seconds()
+    assert slurm(time=text).seconds == expected.total_seconds()
 
 
 @pytest.mark.parametrize("time", NO_TIME)
 def test_what_is_no_time_is_refused_with_how_to_write_one(time):
-    (said,) = SlurmConfig(time=time).complaints()
+    (said,) = slurm(time=time).complaints()
     assert said == (
         f"hardware.slurm.time={time} is no time; use [days-]hours:minutes:seconds, e.g. 1-12:00:00, "
         "in quotes where it stands in YAML"
     )
     with pytest.raises(ValueError, match=r"is no time"):
-        _ = SlurmConfig(time=time).seconds
+        _ = slurm(time=time).seconds
 
 
 @pytest.mark.parametrize("time", ["0:00:00", "00:00:00", "0-00:00:00"])
 def test_a_limit_of_no_time_is_refused(time):
-    (said,) = SlurmConfig(time=time).complaints()
+    (said,) = slurm(time=time).complaints()
     assert said == f"hardware.slurm.time={time} leaves no time to run; use null for no limit"
 
 

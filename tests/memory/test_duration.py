@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.conftest import slurm
 from tests.memory.own import hardware, training
-from vibench.config.hardware import SlurmConfig
 from vibench.config.training import TaskOrder
 from vibench.errors import TimeFitError
 from vibench.memory.duration import UNKNOWN, Duration, duration, words
@@ -34,8 +34,8 @@ def config(small):
     return hardware(two, name="new", fp32_tflops=1.0, half_tflops=1.0, bandwidth_gbs=1.0)
 
 
-def within(config, time):
-    return hardware(config, slurm=SlurmConfig(time=time))
+def within(config, time, requeues=0):
+    return hardware(config, slurm=slurm(time=time, requeues=requeues))
 
 
 def took(config, micro_batch=8, windows=WINDOWS, scale=1.0):
@@ -165,6 +165,16 @@ def test_a_run_too_long_by_two_measured_ones_is_only_warned_of_and_by_three_refu
 def test_the_pace_of_another_backbone_refuses_nothing(config):
     measure(3.0, 3.0, 3.0, backbone="DLinear")
     assert took(within(config, "00:00:48")).run > 48
+
+
+def test_a_run_that_is_begun_again_has_its_time_as_often(config, caplog):
+    """11.4 s at best: within four times three seconds, and not within three times."""
+    assert took(within(config, "00:00:03", requeues=3)).run > 12 > best(config)
+    assert "THIS RUN MAY NOT END: about 16 s, and hardware.slurm.time=00:00:03" in caplog.text
+    with pytest.raises(
+        TimeFitError, match=r"=00:00:03, 3 times by hardware\.slurm\.requeues=2, ends it before; use more time"
+    ):
+        took(within(config, "00:00:03", requeues=2))
 
 
 @pytest.mark.parametrize("how", ["order", "schedule"])

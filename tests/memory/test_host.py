@@ -9,7 +9,7 @@ from tests.memory.own import hardware, training
 from tests.model.batches import N_CHANNELS
 from vibench.data.batch import blank_batch
 from vibench.errors import MemoryFitError
-from vibench.memory.host import CUDA_GIB, GIB, GROUPS, PROCESS_GIB, WORKER_GIB, check_host, free_gib, host_bill
+from vibench.memory.host import CUDA_GIB, GIB, PROCESS_GIB, WORKER_GIB, check_host, free_gib, host_bill
 from vibench.memory.trace import Levers
 from vibench.model import targets
 
@@ -142,39 +142,20 @@ def test_what_is_free_is_no_more_than_the_kernel_says():
     assert free <= max(before, after) + 0.25  # others come and go meanwhile
 
 
-@pytest.fixture
-def group(monkeypatch, tmp_path):
-    """Write the files of this process's control group, or of the one above all, as the kernel does; in GiB."""
-
-    def call(version, *, most, used, cached, above=False):
-        mark, _, *names = GROUPS[version]
-        own = [line.split(mark)[1] for line in Path("/proc/self/cgroup").read_text().splitlines() if mark in line]
-        if not own:
-            pytest.skip(f"this machine has no control groups of version {version}")
-        folder = tmp_path if above else tmp_path / own[0].lstrip("/")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / names[0]).write_text(f"{most if isinstance(most, str) else round(most * GIB)}\n")
-        (folder / names[1]).write_text(f"{round(used * GIB)}\n")
-        (folder / "memory.stat").write_text(f"anon 17\n{names[2]} {round(cached * GIB)}\nshmem 0\n")
-        monkeypatch.setitem(GROUPS, version, (mark, str(tmp_path), *names))
-
-    return call
-
-
 @pytest.mark.parametrize("version", [1, 2])
-def test_what_a_control_group_leaves_is_the_limit_less_what_is_taken_but_for_files(group, version):
-    group(version, most=0.5, used=0.25, cached=0.0625)
+def test_what_a_control_group_leaves_is_the_limit_less_what_is_taken_but_for_files(control_group, version):
+    control_group(version, most=0.5, used=0.25, cached=0.0625)
     assert free_gib() == 0.5 - 0.25 + 0.0625
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_control_group_above_its_own_limits_a_process_too(group, version):
-    group(version, most=0.5, used=0.25, cached=0.0)
-    group(version, most=0.5, used=0.375, cached=0.0, above=True)
+def test_a_control_group_above_its_own_limits_a_process_too(control_group, version):
+    control_group(version, most=0.5, used=0.25, cached=0.0)
+    control_group(version, most=0.5, used=0.375, cached=0.0, above=True)
     assert free_gib() == 0.125
 
 
-def test_a_control_group_without_a_limit_leaves_what_the_kernel_says(group):
+def test_a_control_group_without_a_limit_leaves_what_the_kernel_says(control_group):
     before = free_gib()
-    group(2, most="max", used=0.25, cached=0.0)
+    control_group(2, most="max", used=0.25, cached=0.0)
     assert free_gib() == pytest.approx(before, abs=0.5)

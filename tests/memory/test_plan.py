@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import CONF
+from tests.conftest import CONF, slurm
 from tests.memory.own import NEEDS_TORCHAO, hardware, own, training
 from tests.model.batches import SIZES
-from vibench.config.hardware import SlurmConfig
 from vibench.config.training import Checkpointing, Optimizer, OptimizerState, Precision, Sharding
 from vibench.errors import ConfigError, MemoryFitError, TimeFitError
 from vibench.memory.cards import usable
@@ -467,7 +466,7 @@ def test_with_the_windows_of_the_data_its_time_is_estimated(planned, light):
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_run_that_cannot_end_in_its_time_is_refused(planned, light):
-    config = hardware(light("rtx3090"), slurm=SlurmConfig(time="00:00:01"))
+    config = hardware(light("rtx3090"), slurm=slurm(time="00:00:01", requeues=0))
     with pytest.raises(TimeFitError, match=r"rtx3090 needs .* hardware\.slurm\.time=00:00:01 ends it before"):
         planned("light", config, windows={"train": 10**9, "test": 0})
 

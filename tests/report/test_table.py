@@ -3,12 +3,9 @@
 import io
 
 import pytest
-import yaml
 from rich.console import Console
 
-from vibench.errors import DataError
-from vibench.report.status import recorded
-from vibench.report.table import audit_line, print_result, print_sweep
+from vibench.report.table import SweepRow, audit_line, print_result, print_sweep
 
 STATUS = {
     "results": {
@@ -157,40 +154,39 @@ def test_a_leak_is_named():
     assert line == ("LEAKY, waived by data.allow_leaky=true: train and test share 10 entities, 2 copied windows")
 
 
-@pytest.fixture
-def sweep(tmp_path):
-    """A completed and a failed run of one sweep."""
-    runs = []
-    for number, typed in enumerate((["seed=1", "data.split.test=[rig]"], ["seed=1", "data.split.test=[motor]"])):
-        run = tmp_path / str(number)
-        (run / ".hydra").mkdir(parents=True)
-        (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(typed))
-        runs.append(run)
-    with recorded(runs[0], {}) as prove:
-        prove(
-            {"results": {"rul_prediction": STATUS["results"]["rul_prediction"] | {"headline": "mse"}}, "seconds": 7.2}
-        )
-    with pytest.raises(DataError), recorded(runs[1], {}):
-        raise DataError("no such file")
-    return runs
+RUL = STATUS["results"]["rul_prediction"] | {"headline": "mse"}
+COMPLETED = SweepRow("data.split.test=[rig]", "completed", {"results": {"rul_prediction": RUL}, "seconds": 7.2}, "")
+FAILED = SweepRow("data.split.test=[motor]", "failed DATA", {"state": "failed"}, "no such file")
 
 
-def sweep_rows(runs):
+def swept(*rows):
     console = Console(file=io.StringIO(), width=120)
-    print_sweep(runs, console)
-    return cells(console.file.getvalue())
+    print_sweep(list(rows), console)
+    return console.file.getvalue()
 
 
-def test_a_sweep_is_one_row_a_run_with_what_it_varied_its_state_and_its_margin(sweep):
-    assert sweep_rows(sweep)[:2] == [
+def test_a_sweep_is_one_row_a_run_with_what_it_varied_its_state_and_its_margin():
+    assert cells(swept(COMPLETED, FAILED))[:2] == [
         ["data.split.test=[rig]", "completed", "0.0312 (+0.069)", "7"],
         ["data.split.test=[motor]", "failed DATA", "", ""],
     ]
 
 
-def test_a_run_without_a_word_of_hydra_goes_by_its_directory(sweep):
-    (sweep[1] / ".hydra" / "overrides.yaml").unlink()
-    assert [row[0] for row in sweep_rows(sweep)] == ["seed=1 data.split.test=[rig]", "1"]
+def test_what_a_run_of_a_sweep_said_stands_below_the_table():
+    assert swept(COMPLETED, FAILED).splitlines()[-1] == "data.split.test=[motor]: no such file"
+    assert "data.split.test=[rig]:" not in swept(COMPLETED, FAILED)
+
+
+def test_a_sweep_without_a_result_has_no_column_for_one():
+    assert cells(swept(FAILED)) == [["data.split.test=[motor]", "failed DATA", ""]]
+    assert "naive" not in swept(FAILED)
+
+
+def test_what_is_typed_in_brackets_is_printed_as_typed():
+    """rich would take it for markup."""
+    row = SweepRow("data.only.fault=[bold]", "failed", {}, "[red]no[/red] such file")
+    assert cells(swept(row))[0][0] == "data.only.fault=[bold]"
+    assert "data.only.fault=[bold]: [red]no[/red] such file" in swept(row)
 
 
 def test_a_leak_of_unknown_weights_is_named():
