@@ -9,8 +9,8 @@ import yaml
 from vibench.config.data import HDF5
 from vibench.config.describe import GROUPS
 from vibench.config.frozen import FILE, differences, freeze, read, thaw
-from vibench.errors import ConfigError
 from vibench.config.plain import plain
+from vibench.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = [

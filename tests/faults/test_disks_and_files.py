@@ -13,9 +13,9 @@ from tests.conftest import TINY
 from tests.faults.runs import Stumbles, assert_same_end, events, status_of, stumbling
 from tests.faults.test_honest_end import start, wait_for_training
 from vibench.config.frozen import freeze, thaw
+from vibench.config.plain import plain
 from vibench.data.synthetic import demo_store
 from vibench.errors import DataError
-from vibench.config.plain import plain
 from vibench.report.status import read_status
 from vibench.run import run_experiment
 

@@ -97,9 +97,7 @@ def test_a_run_that_will_not_end_in_time_is_told_once_with_its_numbers(paced, ca
     """Thirteen steps are enough for a median; then two hours are needed, and half an hour is left."""
     begin = WARM_UP + ENOUGH
     paced([1.0] * (begin + 20), total_steps=begin + 7200, ends_in=begin + 1800)
-    assert warned(caplog) == [
-        "THIS RUN WILL NOT END IN TIME: 7200 steps of 1 s take 2.0 h, SLURM ends it in 0.5 h"
-    ]
+    assert warned(caplog) == ["THIS RUN WILL NOT END IN TIME: 7200 steps of 1 s take 2.0 h, SLURM ends it in 0.5 h"]
 
 
 @pytest.mark.parametrize(("spare", "times"), [(1, 0), (-1, 1)])
