@@ -72,6 +72,8 @@ def _lead(sweep: Sweep, job: Job, config: ExperimentConfig) -> None:
     run_dir, restarts = sweep.run_dir(job), _restarts()
     if "SLURM_JOB_ID" in os.environ:
         slurm.add_job(run_dir, {"id": _number(), "mem_mb": int(os.environ.get("SLURM_MEM_PER_NODE", "0")), "why": ""})
+        if (end := slurm.end_time(os.environ["SLURM_JOB_ID"])) is not None:
+            os.environ.setdefault("SLURM_JOB_END_TIME", str(end))  # which SLURM says by itself since 23.02
         os.environ[REQUEUES_LEFT] = str(max(config.hardware.slurm.requeues - restarts, 0))
     with leading(config, run_dir):
         if read_status(run_dir)["state"] == "completed":

@@ -12,7 +12,7 @@ from vibench.config.frozen import thaw
 from vibench.errors import ConfigError, VibenchError
 from vibench.launch.here import Here
 from vibench.launch.place import Place
-from vibench.launch.preflight import Checked, RefusedError, accepted, check, composed, freeze_all, print_checks
+from vibench.launch.preflight import Checked, Plan, RefusedError, accepted, check, composed, freeze_all, print_checks
 from vibench.launch.slurm import jobs_of
 from vibench.launch.sweep import FILE, Job, Sweep, claimed
 from vibench.launch.verdict import Verdict, verdict
@@ -46,14 +46,18 @@ def submit(
     *,
     skip_refused: bool,
     on_duplicate: str,
+    plan: Plan | None = None,
     console: Console | None = None,
 ) -> None:
     """Check all jobs, then submit those that are good, or none.
 
+    Args:
+        plan: as of ``check``.
+
     Raises:
         RefusedError: some are not good, and they are not to be left out.
     """
-    check(sweep, jobs, place)
+    check(sweep, jobs, place, plan)
     with locked() if on_duplicate != "allow" else nullcontext():
         if on_duplicate != "allow":
             _find_same(sweep, jobs, error=on_duplicate == "error")

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,14 @@ def show(number: str) -> dict[str, str]:
     """Key -> value of ``scontrol show job``; empty where it is not known."""
     text = run(["scontrol", "show", "job", number]).stdout
     return {key: value for key, _, value in (word.partition("=") for word in text.split())}
+
+
+def end_time(number: str) -> int | None:
+    """When the time of a job is over, in seconds since 1970; None where it has no limit or is not known."""
+    try:
+        return int(datetime.fromisoformat(show(number)["EndTime"]).timestamp())
+    except (KeyError, ValueError):
+        return None
 
 
 def array_size() -> int:
