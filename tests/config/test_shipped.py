@@ -4,14 +4,19 @@ Two orders of a defaults list lose values silently (schema after ``_self_``, ``e
 read from the files as well as seen in what is composed.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.plugins.plugin import Plugin
 from omegaconf import DictConfig, OmegaConf
 
+from vibench.config import launcher, sweeper
 from vibench.config.data import HDF5
 from vibench.config.describe import GROUPS, options
 from vibench.config.resolve import examine
@@ -211,3 +216,73 @@ def test_the_foundation_transformer_has_the_standard_sizes(composed):
 @pytest.mark.parametrize("backbone", ["dlinear", "timesnet", "patchtst", "fno"])
 def test_every_backbone_of_the_bug_reports_has_its_foundation_runs(backbone):
     assert {f"foundation/{backbone}", f"foundation/{backbone}_debug"} <= set(EXPERIMENTS)
+
+
+# how the jobs of a sweep are sent off: no part of an experiment, and shipped in the same way
+
+
+OWN = [  # of Hydra's groups: folder, name, schema
+    *(("launcher", name, schema) for name, schema in launcher.SCHEMAS.items()),
+    *(("sweeper", name, schema) for name, schema in sweeper.SCHEMAS.items()),
+]
+EACH_OF_HYDRAS = pytest.mark.parametrize(("group", "name", "schema"), OWN)
+
+
+def target(schema: type) -> str:
+    return next(field.default for field in fields(schema) if field.name == "_target_")
+
+
+@pytest.fixture(scope="module")
+def chosen(composed: Callable[..., DictConfig]) -> Callable[..., dict[str, object]]:
+    """The values of a group of Hydra's when an option is chosen."""
+
+    def call(group: str, name: str, *overrides: str) -> dict[str, object]:
+        with initialize_config_module("vibench.conf", version_base="1.3"):
+            cfg = compose("train", [f"hydra/{group}={name}", *overrides], return_hydra_config=True)
+        return dict(leaves(plain(cfg.hydra[group])))
+
+    return call
+
+
+def test_every_schema_of_a_launcher_or_a_sweeper_has_its_file_and_every_file_its_schema():
+    assert {f"{group}/{name}" for group, name, _ in OWN} == set(names("hydra"))
+
+
+@EACH_OF_HYDRAS
+def test_a_file_for_hydra_names_its_schema_first_and_itself_last(group, name, schema):
+    assert list(read(f"hydra/{group}/{name}").defaults) == [f"/schema/{group}/{name}@_here_", "_self_"]
+
+
+@EACH_OF_HYDRAS
+def test_every_value_of_a_file_for_hydra_is_the_one_that_counts_and_every_key_has_one(chosen, group, name, schema):
+    values = dict(leaves({k: v for k, v in plain(read(f"hydra/{group}/{name}")).items() if k != "defaults"}))
+    found = chosen(group, name)
+    assert found == values | {"_target_": target(schema)}
+
+
+@EACH_OF_HYDRAS
+def test_what_a_file_for_hydra_names_as_its_class_is_there(group, name, schema):
+    module, _, own = target(schema).rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), own), Plugin)
+
+
+@EACH_OF_HYDRAS
+def test_every_key_for_hydra_says_what_it_means(group, name, schema):
+    assert all(field.metadata["meaning"] for field in fields(schema) if field.name != "_target_")
+
+
+def test_this_machine_is_the_launcher_that_nobody_has_to_name(composed):
+    with initialize_config_module("vibench.conf", version_base="1.3"):
+        cfg = compose("train", [], return_hydra_config=True)
+    assert (cfg.hydra.launcher.name, cfg.hydra.runtime.choices["hydra/launcher"]) == ("local", "local")
+
+
+@pytest.mark.parametrize("name", list(launcher.SCHEMAS))
+def test_a_launcher_is_named_as_its_file(chosen, name):
+    assert chosen("launcher", name)["name"] == name
+
+
+def test_nothing_is_left_out_or_run_twice_unless_somebody_said_so(chosen):
+    """Refused jobs stop a sweep; where a queue is shared, the same config is not queued again."""
+    assert [chosen("launcher", name)["skip_refused"] for name in ("local", "slurm")] == [False, False]
+    assert [chosen("launcher", name)["on_duplicate"] for name in ("local", "slurm")] == ["allow", "skip"]

@@ -1,0 +1,118 @@
+"""What ``sacct -n -P -D -a -j JOB --format=JobID,State,ExitCode,NodeList`` printed on SLURM 22.05.8.
+
+Of real jobs; their numbers are changed where one job stands for another.
+"""
+
+ENDED = {  # how job 12 ended -> its lines
+    "COMPLETED": """\
+12|COMPLETED|0:0|a100n1
+12.batch|COMPLETED|0:0|a100n1
+12.0|COMPLETED|0:0|a100n1
+""",
+    "FAILED": """\
+12|FAILED|1:0|a100n1
+12.batch|FAILED|1:0|a100n1
+12.0|FAILED|1:0|a100n1
+""",
+    "OUT_OF_MEMORY of a step": """\
+12|FAILED|1:0|a100n1
+12.batch|FAILED|1:0|a100n1
+12.0|OUT_OF_MEMORY|0:125|a100n1
+""",
+    "OUT_OF_MEMORY of the job": """\
+12|OUT_OF_MEMORY|0:125|a100n1
+12.batch|OUT_OF_MEMORY|0:125|a100n1
+""",
+    "TIMEOUT": """\
+12|TIMEOUT|0:0|a100n1
+12.batch|CANCELLED|0:15|a100n1
+12.0|CANCELLED|0:15|a100n1
+""",
+    "DEADLINE": """\
+12|DEADLINE|1:0|None assigned
+""",
+    "CANCELLED": """\
+12|CANCELLED by 0|0:0|rtx3090n1
+12.batch|CANCELLED|0:15|rtx3090n1
+12.0|CANCELLED|0:15|rtx3090n1
+""",
+    "CANCELLED while it waited": """\
+12|CANCELLED by 0|0:0|None assigned
+""",
+    "PREEMPTED": """\
+12|PREEMPTED|0:0|rtx4090n1
+12.batch|CANCELLED|0:15|rtx4090n1
+12.0|CANCELLED|0:15|rtx4090n1
+""",
+    "NODE_FAIL": """\
+12|NODE_FAIL|0:0|a100n2
+12.batch|CANCELLED||a100n2
+12.0|CANCELLED||a100n2
+""",
+}
+AGAIN = {  # how an attempt ended -> the lines of a job that was begun again after it
+    "PREEMPTED": """\
+12|PREEMPTED|0:0|v100n1
+12.batch|CANCELLED|0:15|v100n1
+12.0|CANCELLED|0:15|v100n1
+12|COMPLETED|0:0|v100n1
+12.batch|COMPLETED|0:0|v100n1
+12.0|COMPLETED|0:0|v100n1
+""",
+    "NODE_FAIL": """\
+12|NODE_FAIL|0:0|a100n1
+12.batch|CANCELLED||a100n1
+12.0|CANCELLED||a100n1
+12|COMPLETED|0:0|v100n1
+12.batch|COMPLETED|0:0|v100n1
+12.0|COMPLETED|0:0|v100n1
+""",
+    "TIMEOUT": """\
+12|REQUEUED|0:0|v100n1
+12.batch|CANCELLED|0:15|v100n1
+12.0|CANCELLED|0:15|v100n1
+12|TIMEOUT|0:0|v100n1
+12.batch|CANCELLED|0:15|v100n1
+12.0|CANCELLED|0:15|v100n1
+""",
+}
+RUNS = """\
+12|RUNNING|0:0|v100n1
+12.batch|RUNNING|0:0|v100n1
+12.0|RUNNING|0:0|v100n1
+"""
+GOES_ON = AGAIN["PREEMPTED"].partition("12|COMPLETED")[0] + RUNS
+REQUEUED_ARRAY = """\
+21_0|CANCELLED by 0|0:0|v100n1
+21_0.batch|CANCELLED|0:15|v100n1
+21_0.0|CANCELLED|0:15|v100n1
+21_1|REQUEUED|0:0|v100n1
+21_1.batch|CANCELLED|0:15|v100n1
+21_1.0|CANCELLED|0:15|v100n1
+21_2|CANCELLED by 0|0:0|v100n1
+21_2.batch|CANCELLED|0:15|v100n1
+21_2.0|CANCELLED|0:15|v100n1
+21_1|CANCELLED by 0|0:0|v100n1
+21_1.batch|CANCELLED|0:15|v100n1
+21_1.0|CANCELLED|0:15|v100n1
+"""
+STARVED_ARRAY = """\
+22_0|FAILED|1:0|rtx3090n1
+22_0.batch|FAILED|1:0|rtx3090n1
+22_0.0|OUT_OF_MEMORY|0:125|rtx3090n1
+22_3|COMPLETED|0:0|rtx3090n1
+22_3.batch|COMPLETED|0:0|rtx3090n1
+22_3.0|COMPLETED|0:0|rtx3090n1
+"""
+CANCELLED_ARRAY = """\
+7_0|CANCELLED by 0|0:0|rtx3090n1
+7_0.batch|CANCELLED|0:15|rtx3090n1
+7_0.0|CANCELLED|0:15|rtx3090n1
+7_[2-5%1]|CANCELLED by 0|0:0|None assigned
+"""
+WAITING_ARRAY = """\
+18_0|RUNNING|0:0|a100n1
+18_0.batch|RUNNING|0:0|a100n1
+18_0.0|RUNNING|0:0|a100n1
+18_[1,3%1]|PENDING|0:0|None assigned
+"""
