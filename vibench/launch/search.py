@@ -4,22 +4,20 @@ What is judged is the best validation of ``hydra.sweeper.metric``, never the tes
 Bergstra et al. 2011, https://papers.nips.cc/paper/4443; Optuna: Akiba et al. 2019, https://arxiv.org/abs/1907.10902.
 """
 
-import csv
 import logging
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
 from rich.console import Console
 
 from vibench.errors import ConfigError, OutputError
 from vibench.launch.launch import LOCAL_S, SweepError, joined, show, stopped_here
 from vibench.launch.place import Place
 from vibench.launch.preflight import Checked, accepted, check, composed, freeze_all, new_plan
+from vibench.launch.space import distribution, first_of, told, typed, validations
 from vibench.launch.sweep import FILE, Job, Sweep, claimed
 from vibench.launch.verdict import Verdict
 from vibench.launch.watch import counted, in_words, place_of, say, verdicts
@@ -88,7 +86,7 @@ class Search:
 
     def _objective(self) -> tuple[str, str]:
         """What is judged, and whether min or max of it is better; by the first values of the space."""
-        first = [f"{key}={_words(first_of(one))}" for key, one in self.space.items()]
+        first = [typed(key, first_of(one)) for key, one in self.space.items()]
         found = composed(Job(number=0, name="", overrides=[*self.fixed, *first], folder=""), self.config_dir)
         if found.config is None:
             raise ConfigError(found.refused)
@@ -178,9 +176,11 @@ class Search:
         most = self.sweeper["at_once"]
         while len(self.running) < most and len(self.study.get_trials(deepcopy=False)) < self.sweeper["trials"]:
             trial = self.study.ask(self.space)
-            values = [f"{key}={_words(trial.params[key])}" for key in self.space]
             job = Job(
-                number=trial.number, name=" ".join(values), overrides=[*self.fixed, *values], folder=str(trial.number)
+                number=trial.number,
+                name=" ".join(told(key, value) for key, value in trial.params.items()),
+                overrides=[*self.fixed, *(typed(key, value) for key, value in trial.params.items())],
+                folder=str(trial.number),
             )
             self.sweep.jobs = [*(known for known in self.sweep.jobs if known.number != job.number), job]
             self._begin(trial, composed(job, self.config_dir))
@@ -265,61 +265,8 @@ class Search:
         draw_search(values, self.metric, self.direction, self.sweep.folder / "search.svg")
         if done:
             best = self.study.best_trial
-            line = " ".join([*self.fixed, *(f"{key}={_words(value)}" for key, value in best.params.items())])
-            told = f"best: trial {best.number} of {len(trials)}, val/{self.metric} {best.value:.4g}"
-            say(console, f"{told}: vibench-train {line}")
+            line = " ".join([*self.fixed, *(typed(key, value) for key, value in best.params.items())])
+            words = f"best: trial {best.number} of {len(trials)}, val/{self.metric} {best.value:.4g}"
+            say(console, f"{words}: vibench-train {line}")
         if failed or not done:
             raise SearchError(f"{counted(found)}; {len(failed)} trials failed, {len(done)} have a value")
-
-
-def validations(run_dir: Path, metric: str) -> dict[int, float]:
-    """Optimizer step -> value of a validation, of those that are finite."""
-    try:
-        with (run_dir / "metrics.csv").open(newline="") as file:
-            rows = [(row.get("step"), row.get(f"val/{metric}")) for row in csv.DictReader(file)]
-    except OSError:
-        return {}
-    found = {}
-    for step, text in rows:
-        try:
-            value = float(text or "")
-            if math.isfinite(value):
-                found[int(step or "")] = value
-        except ValueError:  # a row of something else, or one that is being written
-            continue
-    return found
-
-
-def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
-    """What Optuna draws a key from. Numbers of a range or an interval are ordered, all else are categories.
-
-    Raises:
-        ConfigError: an interval that cannot be drawn from.
-    """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    value = override.value()
-    if isinstance(value, IntervalSweep):
-        low, high, logarithmic = value.start, value.end, "log" in value.tags
-        if low is None or high is None or low > high or (logarithmic and low <= 0):
-            raise ConfigError(
-                [f"{override.input_line} is no interval; give two numbers, the smaller first, above 0 for log"]
-            )
-        if isinstance(low, int) and isinstance(high, int):
-            return IntDistribution(low, high, log=logarithmic)
-        return FloatDistribution(float(low), float(high), log=logarithmic)
-    texts = list(override.sweep_string_iterator())
-    if override.is_range_sweep() and all(text.lstrip("-").isdigit() for text in texts) and len(texts) > 1:
-        numbers = [int(text) for text in texts]
-        return IntDistribution(min(numbers), max(numbers), step=abs(numbers[1] - numbers[0]))
-    return CategoricalDistribution(texts)
-
-
-def first_of(one: Any) -> Any:
-    """A value that may be drawn."""
-    return one.choices[0] if hasattr(one, "choices") else one.low
-
-
-def _words(value: Any) -> str:
-    """A value as it is typed."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
