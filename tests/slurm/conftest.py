@@ -1,21 +1,19 @@
-"""One SLURM cluster for the whole session, and what tests ask of it."""
+"""One SLURM cluster for the whole session, and sweeps on it."""
 
 import os
-import re
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.slurm import machine
 from tests.slurm.cluster import Cluster
+from tests.slurm.commands import empty_queue
+from tests.slurm.sweeps import DROPS, LONG, Watched, command
 
-Seen = TypeVar("Seen")
-
-FIELDS = ("JobID", "JobName", "Partition", "State", "ExitCode", "NodeList")
-QUEUE = {"id": "%i", "name": "%j", "partition": "%P", "state": "%T", "reason": "%r", "nodes": "%N"}
+AT_ONCE = 4  # scenarios; they mostly wait, and each job takes a core for some seconds
 
 
 @pytest.fixture(scope="session")
@@ -34,57 +32,54 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.down()
 
 
-@pytest.fixture(autouse=True)
-def _empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a test leaves on the cluster is cancelled after it."""
+@pytest.fixture(autouse=True, scope="module")
+def _empty_queue(cluster: Cluster) -> Iterator[None]:
+    """What the tests of a file leave on the cluster is cancelled after them."""
     yield
-    if "cluster" in request.fixturenames:
-        ask("scancel", "--me")
-        wait_for(lambda: not squeue(), 30, "an empty queue")
+    empty_queue()
 
 
-def ask(*command: str) -> str:
-    """What a command of SLURM prints; it has to succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: exit status {done.returncode}: {done.stderr.strip()}"
-    return done.stdout
+@pytest.fixture(scope="module")
+def begin(cluster: Cluster, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Watched]]:
+    """Begin a sweep in a process of its own: ``begin("seed=0,1", "--detach", folder=FOLDER)``."""
+    begun: list[Watched] = []
+
+    def call(*arguments: str, folder: Path | None = None, on_duplicate: str = "allow") -> Watched:
+        folder = folder or tmp_path_factory.mktemp("sweep") / "sweep"
+        ours = (f"hydra.sweep.dir={folder}", f"hydra.launcher.on_duplicate={on_duplicate}", "hydra.launcher.poll_s=1")
+        begun.append(Watched(folder, command("train", "-m", "hydra/launcher=slurm", *ours, *arguments)))
+        return begun[-1]
+
+    yield call
+    for one in begun:
+        one.process.kill()
+        one.process.wait()
 
 
-def sbatch(*options: str) -> str:
-    """Number of a job: ``sbatch("--partition=a100", "--output=/dev/null", "--wrap=hostname")``."""
-    return ask("sbatch", "--parsable", *options).strip()
+@pytest.fixture(scope="module")
+def _outcomes(request: pytest.FixtureRequest, begin: Callable[..., Watched]) -> Iterator[dict[object, Future]]:
+    """Scenarios of the selected tests of a file, played in their order, several at once."""
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    asked = [params["outcome"] for params in calls if "outcome" in params]
+    mine = [scenario for scenario in dict.fromkeys(asked) if scenario.__module__ == request.module.__name__]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {scenario: pool.submit(scenario, begin) for scenario in mine}
+        pool.shutdown(cancel_futures=True)
 
 
-def sacct(ids: str | Iterable[str], fields: Iterable[str] = FIELDS, *, steps: bool = False) -> list[dict[str, str]]:
-    """What accounting says of jobs, by field. A requeued job has a row for each time. It is a second or two behind."""
-    fields, jobs = list(fields), ids if isinstance(ids, str) else ",".join(ids)
-    which = ["--duplicates"] if steps else ["--duplicates", "--allocations"]
-    out = ask("sacct", *which, "--noheader", "--parsable2", f"--format={','.join(fields)}", f"--jobs={jobs}")
-    return [dict(zip(fields, line.split("|"), strict=True)) for line in out.splitlines()]
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest, _outcomes: dict[object, Future]) -> object:
+    """What came of the scenario that a test is about, see :func:`tests.slurm.sweeps.of`."""
+    return _outcomes[request.param].result()
 
 
-def squeue(*options: str) -> list[dict[str, str]]:
-    """Jobs that wait, run or end, by the fields of ``QUEUE``; ``squeue("--states=all")`` those that are over too."""
-    out = ask("squeue", "--noheader", *options, f"--format={'|'.join(QUEUE.values())}")
-    return [dict(zip(QUEUE, line.split("|"), strict=True)) for line in out.splitlines()]
-
-
-def scontrol_show(job: str) -> dict[str, str]:
-    """All that slurmctld knows of a job, or of one of an array, ``12_3``, up to ten minutes after its end."""
-    return dict(re.findall(r"(\S+?)=(.*?)(?=\s+\S+?=|\s*$)", ask("scontrol", "show", "job", "--oneliner", job)))
-
-
-def state(job: str) -> str:
-    """As scontrol says it: of now, without the delay of accounting."""
-    return scontrol_show(job)["JobState"]
-
-
-def wait_for(predicate: Callable[[], Seen], seconds: float, what: str) -> Seen:
-    """What it returns once that is true."""
-    end = time.monotonic() + seconds
-    while not (seen := predicate()):
-        if time.monotonic() > end:
-            queue = "".join(f"\n  {job}" for job in squeue("--states=all"))
-            pytest.fail(f"not in {seconds} s: {what}; last seen: {seen!r}; all jobs:{queue}", pytrace=False)
-        time.sleep(0.2)
-    return seen
+@pytest.fixture(scope="session")
+def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ``DROPS`` and ``LONG`` that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    subprocess.run(
+        command("train", *DROPS, LONG, "hardware=cpu", "hardware.device=cpu", f"hydra.run.dir={folder}"),
+        check=True,
+        capture_output=True,
+    )
+    return folder

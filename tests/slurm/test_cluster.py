@@ -8,8 +8,8 @@ import pytest
 
 from tests.slurm import processes
 from tests.slurm.cluster import Cluster, ClusterError
+from tests.slurm.commands import empty_queue, sacct, sbatch, scontrol_show, squeue, state, wait_for
 from tests.slurm.configuration import NODES, PARTITIONS
-from tests.slurm.conftest import sacct, sbatch, scontrol_show, squeue, state, wait_for
 
 ALL = [*(f"{name}{kind}" for name in PARTITIONS for kind in ("", "-grace", "-hi")), "all"]
 TAKES_500_MB = f"""--wrap={sys.executable} -c 'import time; held = b"x" * 500 * 2**20; time.sleep(60)'"""
@@ -19,7 +19,8 @@ QUIET = "--output=/dev/null"
 
 @pytest.fixture
 def submit(cluster: Cluster):
-    return sbatch
+    yield sbatch
+    empty_queue()
 
 
 @pytest.fixture
