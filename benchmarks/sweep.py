@@ -54,7 +54,7 @@ def main() -> None:
 
     twelve = jobs_of([[f"backbone={b}", f"hardware={c}"] for b in BACKBONES for c in CARDS])
     folder = Path(tempfile.mkdtemp())
-    plan = new_plan(on_cpu=True)
+    plan = new_plan(on_cluster=True)
     began = time.process_time()
     check(Sweep(folder=folder, launcher={}, jobs=[one.job for one in twelve]), twelve, Here(1), plan)
     planning = spent(began)
@@ -83,7 +83,7 @@ def main() -> None:
         assert {one.state for one in verdicts(sweep, place).values()} <= {"submitted", "running"}
         print(f"{MANY} jobs checked again and submitted as {len(arrays)} arrays: {submitting:.1f} CPU s")
         print(f"in all, without planning: {composing + submitting:.1f} CPU s (bar {BARS['compose']:g})")
-        place.cancel(sweep, sweep.jobs)
+        place.end(sweep, sweep.jobs)
     finally:
         cluster.down()
 

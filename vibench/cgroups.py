@@ -7,7 +7,7 @@ GROUPS = {  # version of the control groups -> mark of its line, folder, files o
     2: ("0::", "/sys/fs/cgroup", "memory.max", "memory.current", "file"),
 }
 NO_LIMIT_MB = 2**40  # version 1 has no word for it, but a number beyond any machine
-KILLS = ("memory.oom_control", "memory.events")  # files with a line "oom_kill N", of version 1 and 2
+KILLS = {1: "memory.oom_control", 2: "memory.events"}  # version -> file with a line "oom_kill N"
 
 
 def _groups() -> list[tuple[int, Path]]:
@@ -50,13 +50,16 @@ def limit_mb() -> int | None:
 
 
 def kills() -> int:
-    """Processes that the kernel has killed so far because memory was full, in the control groups of this process."""
+    """Processes that the kernel has killed so far because memory was full, in the control group of this process.
+
+    Not in those above: they count what other jobs of the machine were killed for.
+    """
+    innermost = {version: group for version, group in reversed(_groups())}
     most = 0
-    for _, group in _groups():
-        for name in KILLS:
-            try:
-                told = dict(line.split(maxsplit=1) for line in (group / name).read_text().splitlines())
-                most = max(most, int(told["oom_kill"]))
-            except (OSError, ValueError, KeyError):
-                continue
+    for version, group in innermost.items():
+        try:
+            told = dict(line.split(maxsplit=1) for line in (group / KILLS[version]).read_text().splitlines())
+            most = max(most, int(told["oom_kill"]))
+        except (OSError, ValueError, KeyError):
+            continue
     return most

@@ -17,6 +17,7 @@ import torch
 
 from vibench.config import frozen
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.hardware import requeues_left
 from vibench.config.plain import plain
 from vibench.data.audit import audit_start, entities_of
 from vibench.data.build import build
@@ -232,7 +233,7 @@ def seed_everything(seed: int) -> None:
 def _plan(config: ExperimentConfig, data: Data, sizes: dict[str, int], free: float | None, run_dir: Path) -> MemoryPlan:
     """Made for the card, of which ``free`` GiB are free; written beside the results."""
     windows = {name: len(split) for name, split in data.splits.items()}
-    plan = plan_memory(config, **sizes, windows=windows)
+    plan = plan_memory(config, **sizes, windows=windows, requeues=requeues_left())
     if free is not None:
         plan = refit(config, plan, free, **sizes, windows=windows)
     check_host(config.hardware, plan.host)

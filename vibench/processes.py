@@ -24,10 +24,12 @@ from vibench import cgroups
 from vibench.config.experiment import ExperimentConfig
 from vibench.errors import ConfigError, Restart, VibenchError
 from vibench.rank import EVERY_S, STOPPED, leave
-from vibench.signals import Stopped
+from vibench.signals import BURST_S, Stopped
 
 GRACE_S = 5  # seconds to end before a process is killed
 LAST_STEP_S = 600  # for the step that a stopped run is in, and its checkpoint; a second signal is not so patient
+TOLD = (-signal.SIGTERM, -signal.SIGUSR2)  # exit status of a process that was told before it could listen
+WORKER_KILLED = "killed by signal: Killed"  # what a DataLoader says of its processes
 END = "end"  # what the first machine says to the others, of what it began
 
 
@@ -81,6 +83,11 @@ def _meetings(run_dir: Path) -> Path:
     return run_dir / ".ranks" / f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
 
 
+def _over(folder: Path) -> Path:
+    """The file that says that an attempt is over."""
+    return folder.with_name(f"{folder.name}.over")
+
+
 @contextmanager
 def leading(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
     """Within it, the other machines of a run wait for what this one begins; they go when it ends."""
@@ -93,42 +100,41 @@ def leading(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(run_dir / ".ranks", ignore_errors=True)
+        _over(folder).touch()  # also for who comes only now
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def follow(config: ExperimentConfig, run_dir: Path) -> None:
     """What another machine than the first does: start its processes whenever that one begins, until it says it is over.
 
-    Raises:
-        Stopped: by a signal; the processes saved what they had to.
+    A signal is passed on; what becomes of the job, the first machine decides.
     """
     folder, number, deadline = _meetings(run_dir), 0, time.monotonic() + LAST_STEP_S
-    while not folder.exists():
-        if time.monotonic() > deadline:
-            raise RankError(f"the first machine of the job never began; see {run_dir}/output.log")
-        time.sleep(EVERY_S)
-    while folder.exists():  # until it is over
-        if (folder / str(number)).exists():
-            _follow_once(config, run_dir, folder / str(number))
-            number += 1
-        time.sleep(EVERY_S)
+    while True:
+        try:
+            while not _over(folder).exists():
+                if (folder / str(number)).exists():
+                    number += 1
+                    _follow_once(config, run_dir, folder / str(number - 1))
+                elif not number and time.monotonic() > deadline:
+                    raise RankError(f"the first machine of the job never began; see {run_dir}/output.log")
+                time.sleep(EVERY_S)
+            return
+        except Stopped:
+            continue
 
 
 def _follow_once(config: ExperimentConfig, run_dir: Path, meeting: Path) -> None:
-    first = machine() * config.hardware.gpus
+    first, kills = machine() * config.hardware.gpus, cgroups.kills()
     running = [_start(config, run_dir, meeting, first + number) for number in range(config.hardware.gpus)]
-    stopped = None
     try:
         _wait(running, meeting=meeting)
-    except Stopped as error:
-        stopped = error
-        _pass_on(running, error)
+    except Stopped as stopped:
+        _pass_on(running, stopped)
     codes = [process.poll() for process in running]
     _end(running)
     with suppress(FileNotFoundError):  # the first one waits no more
-        leave(meeting / f"ended{machine()}", (first, codes))
-    if stopped is not None:
-        raise stopped
+        leave(meeting / f"ended{machine()}", (first, codes, cgroups.kills() > kills))
 
 
 def _lead(config: ExperimentConfig, run_dir: Path, meeting: Path) -> dict[str, Any]:
@@ -139,23 +145,26 @@ def _lead(config: ExperimentConfig, run_dir: Path, meeting: Path) -> dict[str, A
         _wait(running, meeting=meeting, others=config.hardware.nodes - 1)
     except Stopped as stopped:
         _pass_on(running, stopped)
-        if all(process.poll() in (0, STOPPED) for process in running):
-            raise  # saved, all of them
+        if all(process.poll() in (0, STOPPED, -stopped.number) for process in running):
+            raise  # saved, all of them, or not yet begun
     finally:
         died[: len(running)] = [process.poll() for process in running]  # before the others are ended
         with suppress(OSError):
             (meeting / END).touch()
         _end(running)
-        for first, codes in _ended(meeting, config.hardware.nodes - 1):
+        full = cgroups.kills() > kills
+        for first, codes, there in _ended(meeting, config.hardware.nodes - 1):
             died[first : first + len(codes)] = codes
-    if any(died) and all(code in (0, STOPPED) for code in died):
-        raise Stopped(signal.SIGTERM)  # they were told, and not by this process
+            full = full or there
+    if any(died) and all(code in (0, STOPPED, *TOLD) for code in died):
+        time.sleep(BURST_S)  # SLURM tells all processes of a job; where this one is told, too, that is what it was
+        raise Stopped(signal.SIGTERM)
     if any(died) or not (meeting / "result").exists():
-        raise _failure(died, meeting, run_dir, out_of_memory=cgroups.kills() > kills)
+        raise _failure(died, meeting, run_dir, memory_was_full=full)
     return pickle.loads((meeting / "result").read_bytes())
 
 
-def _ended(meeting: Path, others: int) -> list[tuple[int, list[int | None]]]:
+def _ended(meeting: Path, others: int) -> list[tuple[int, list[int | None], bool]]:
     """What the other machines say of their processes, once they have ended; they have a little time for it."""
     deadline = time.monotonic() + (2 * GRACE_S if others else 0)
     while len(list(meeting.glob("ended*"))) < others and time.monotonic() < deadline:
@@ -233,7 +242,7 @@ def _end(running: "list[subprocess.Popen[bytes]]") -> None:
             process.stdin.close()
 
 
-def _failure(died: list[int | None], meeting: Path, run_dir: Path, *, out_of_memory: bool) -> VibenchError:
+def _failure(died: list[int | None], meeting: Path, run_dir: Path, *, memory_was_full: bool) -> VibenchError:
     """What was raised first; the others fail after it, since they wait for a process that is gone."""
     told = sorted(meeting.glob("error*"), key=lambda path: path.stat().st_mtime_ns)
     killed = [rank for rank, code in enumerate(died) if code is not None and code < 0]
@@ -241,7 +250,8 @@ def _failure(died: list[int | None], meeting: Path, run_dir: Path, *, out_of_mem
     if orders:  # who gives one can take others with it
         text, kind, order = orders[0]
         return Restart(text, kind=kind, **order)
-    if out_of_memory:
+    texts = [pickle.loads(path.read_bytes())[1] for path in told]
+    if memory_was_full and (-signal.SIGKILL in died or any(WORKER_KILLED in text for text in texts)):
         most = cgroups.limit_mb()
         limit = f"all {most} MB" if most is not None else "all"
         error: VibenchError = HostMemoryError(

@@ -14,9 +14,9 @@ class OptunaSweeper(Sweeper):
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
+        self.context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
         from vibench.launch.launcher import search
 
-        search(self.config, self.options, arguments)
+        search(self.context, self.config, self.options, arguments)

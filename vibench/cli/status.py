@@ -5,10 +5,11 @@ Exit status: 0 all are completed, 1 not all, 2 there is no run, or nothing could
 
 import os
 import signal
+import socket
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,8 +26,8 @@ from vibench.launch.slurm import SlurmError
 from vibench.launch.sweep import FILE as MANIFEST
 from vibench.launch.sweep import Sweep
 from vibench.launch.verdict import Verdict
-from vibench.launch.watch import counted, of_run, place_of, verdicts
-from vibench.report.status import read_status
+from vibench.launch.watch import counted, of_runs, place_of, verdicts
+from vibench.report.status import is_alive
 from vibench.report.table import events_in_words
 from vibench.signals import Stopped, heeded
 
@@ -99,46 +100,53 @@ def _only(folders: list[Path]) -> Path:
 
 def _act(sweep: Sweep, flags: dict[str, str]) -> int:
     """Watch, cancel or run again; the exit status."""
-    place = place_of(sweep.launcher)
+    if "--detach" in flags and not sweep.on_slurm:
+        raise ConfigError(["--detach leaves jobs to SLURM, this sweep runs on this machine; leave it out"])
     if "--cancel" in flags:
-        if sweep.launcher["name"] == "slurm":
-            found = verdicts(sweep, place)
-            place.cancel(sweep, [job for job in sweep.jobs if not found[job.number].final and job.same_as is None])
-            print(
-                f"asked SLURM to end {sum(not one.final for one in found.values())} jobs; vibench-status {sweep.folder}"
-            )
-        else:
-            _cancel_here(sweep)
+        _cancel(sweep)
         return 0
+    place = place_of(sweep.launcher)
     with heeded():
         if "--rerun" in flags:
-            again = rerun(sweep, set(flags["--rerun"].split(",")), place)
-            if not again:
-                raise ConfigError(
-                    [f"no job of {sweep.folder} is {flags['--rerun'].replace(',', ' or ')}; nothing was done"]
-                )
+            if not rerun(sweep, set(flags["--rerun"].split(",")), place):
+                states = flags["--rerun"].replace(",", " or ")
+                raise ConfigError([f"no job of {sweep.folder} is {states}; nothing was done"])
             if "--detach" in flags:
-                if sweep.launcher["name"] != "slurm":
-                    raise ConfigError(["--detach leaves jobs to SLURM, this sweep runs on this machine; leave it out"])
                 print(f"{counted(verdicts(sweep, place))}; vibench-status {sweep.folder} says what becomes of them")
                 return 0
-        alone = "--rerun" not in flags and sweep.launcher["name"] != "slurm"  # another process has begun the jobs
-        attend(sweep, None if alone else place, sweep.launcher)
+        alone = "--rerun" not in flags and not sweep.on_slurm  # another process has begun the jobs
+        attend(sweep, None if alone else place)
     return 0
 
 
-def _cancel_here(sweep: Sweep) -> None:
-    """End the process that has begun a sweep on this machine, which ends its jobs; where it is gone, these."""
-    statuses = [read_status(sweep.run_dir(job)) for job in sweep.jobs if not job.refused and job.same_as is None]
-    parents = {status["pid"] for status in statuses if status["state"] == "submitted"}
-    running = {status["pid"] for status in statuses if status["state"] == "running"}
-    for pid in parents or running:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+def _cancel(sweep: Sweep) -> None:
+    """End the process that begins the jobs of a sweep, then the jobs that are left.
+
+    Raises:
+        ConfigError: they are on another machine.
+    """
+    found = _known(sweep)
+    left = [job for job in sweep.jobs if not found[job.number].final and job.same_as is None]
+    parent = sweep.parent or {}
+    if is_alive(parent) and (sweep.search or not sweep.on_slurm):
+        os.kill(parent["pid"], signal.SIGTERM)  # which ends the jobs of this machine, too
+        _wait_for([parent])
+    if sweep.on_slurm:
+        place_of(sweep.launcher).end(sweep, left)
+    else:
+        running = [one.status for one in found.values() if one.state == "running"]
+        if away := {one["host"] for one in running if one["host"] != socket.gethostname()}:
+            raise ConfigError([f"jobs of {sweep.folder} run on {', '.join(sorted(away))}; cancel them there"])
+        for one in filter(is_alive, running):
+            os.kill(one["pid"], signal.SIGTERM)
+        _wait_for(running)
+    print(f"{len(left)} jobs were told to end; vibench-status {sweep.folder}")
+
+
+def _wait_for(processes: list[dict[str, Any]]) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while any(os.path.exists(f"/proc/{pid}") for pid in running) and time.monotonic() < deadline:
+    while any(is_alive(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
-    print(f"ended {len(running)} running jobs; vibench-status {sweep.folder}")
 
 
 def _tell(folders: list[Path]) -> int:
@@ -156,7 +164,7 @@ def _tell(folders: list[Path]) -> int:
         covered |= {folder} | {sweep.run_dir(job) for job in sweep.jobs}
     runs = sorted({run for folder in folders for run in runs_below(folder)} - covered)
     if runs:
-        single = {run: of_run(run) for run in runs}
+        single = of_runs(runs)
         _show_runs(single)
         found += single.values()
     if not found:
@@ -167,7 +175,7 @@ def _tell(folders: list[Path]) -> int:
 
 def _known(sweep: Sweep) -> dict[int, Verdict]:
     """Its verdicts; jobs on this machine say all themselves, and so do those of a SLURM that does not answer."""
-    if sweep.launcher["name"] != "slurm":
+    if not sweep.on_slurm:
         return verdicts(sweep, None)
     try:
         return verdicts(sweep, place_of(sweep.launcher))

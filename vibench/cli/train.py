@@ -50,7 +50,7 @@ Results go to multirun_outputs/DATE/TIME, or hydra.run.dir=DIR. Flags of Hydra: 
 
 
 SEARCH = "hydra/sweeper=optuna"
-SKIP, DETACH = "hydra.launcher.skip_refused=true", "hydra.launcher.detach=true"
+DETACH = "hydra.launcher.detach=true"
 begun: list[str] = []  # directories of the runs of this process
 
 
@@ -122,12 +122,19 @@ def with_keys(arguments: list[str]) -> list[str]:
     return [DETACH if text == "--detach" else text for text in arguments]
 
 
+def leaves_out(overrides: list[str]) -> bool:
+    """Whether jobs that are refused are left out, and the launcher says which."""
+    return any(text.lower() == "hydra.launcher.skip_refused=true" for text in overrides)
+
+
 def check(arguments: list[str]) -> None:
     """Refuse with everything that is wrong, before Hydra makes a directory or a sweep begins.
 
     Left to Hydra: flags that only show something, and a primary config of the user's own.
     """
     asked = get_args_parser().parse_args(arguments)
+    if asked.multirun and asked.cfg:
+        raise ConfigError(["--cfg shows one experiment; leave out -m, and give each key one value"])
     shows = asked.hydra_help or asked.cfg or asked.info or asked.shell_completion
     if shows or asked.config_path or asked.config_name or asked.experimental_rerun:
         return
@@ -136,7 +143,7 @@ def check(arguments: list[str]) -> None:
     complaints = complaints_about_sweep if asked.multirun else complaints_about
     if SEARCH in asked.overrides and asked.multirun:  # it says itself what is wrong with it
         return
-    if SKIP not in asked.overrides and (found := complaints(asked.overrides, asked.config_dir)):
+    if not leaves_out(asked.overrides) and (found := complaints(asked.overrides, asked.config_dir)):
         raise ConfigError(found)
     named = [text.partition("=")[2] for text in asked.overrides if text.startswith("hydra.run.dir=")]
     if named and not asked.multirun and has_begun(Path(named[-1])):  # before Hydra writes there

@@ -1,5 +1,6 @@
 """Hardware schema: the card a run is planned for."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,9 +32,20 @@ OWN = {  # option of sbatch -> key that says it
     "--nodes": "hardware.nodes",
     "--cpus-per-task": "hardware.cpus",
     "--array": "hydra.launcher.at_once",
+    "--ntasks": "hardware.nodes",
+    "--ntasks-per-node": "hardware.gpus",
+    "--mem-per-cpu": "hardware.slurm.mem_mb",
+    "--mem-per-gpu": "hardware.slurm.mem_mb",
+    "--requeue": "hardware.slurm.requeues",
+    "--no-requeue": "hardware.slurm.requeues",
 }
 REQUEUES_LEFT = "VIBENCH_REQUEUES_LEFT"  # in the environment of a run that something will requeue
 TIME = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d{2}):(\d{2})")  # SLURM's [days-]hours:minutes:seconds
+
+
+def requeues_left() -> int:
+    """How often something will let this run go on after its time limit."""
+    return int(os.environ.get(REQUEUES_LEFT, "0"))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +61,7 @@ class SlurmConfig:
     time: str | None = setting("time limit of one attempt, [days-]hours:minutes:seconds; null: none is known")
     requeues: int = setting("how often a run may go on after its time limit or a preemption", low=0)
     warn_s: int = setting("seconds before the time limit at which a run saves itself; at most half of that", low=1)
-    sbatch: list[str] = setting("more options of sbatch, e.g. [--exclude=node7]")
+    sbatch: list[str] = setting('more options of sbatch, e.g. ["--exclude=node7"]')
     setup: list[str] = setting("lines of shell before the run, e.g. [module load cuda]")
 
     @property

@@ -3,7 +3,7 @@
 Imports no torch: the run has processes of its own, so that this one is there to say what killed them.
 """
 
-import ctypes
+import dataclasses
 import logging
 import os
 import signal
@@ -21,14 +21,12 @@ from vibench.launch.place import Request
 from vibench.launch.sweep import Job, Sweep
 from vibench.processes import HostMemoryError, follow, leading, machine
 from vibench.rank import LINE
-from vibench.report.status import amend, kind_of, note, read_status
+from vibench.report.status import amend, is_own, note, read_status, verdict_of
 from vibench.run import run_experiment
 from vibench.signals import Stopped, heeded
 
 log = logging.getLogger("vibench")
-MORE = 1.5  # times the memory of the host, after the kernel killed a run for it
 WHY_MORE = "more memory"
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,51 +50,62 @@ def attempt(folder: Path, number: int) -> None:
     sweep = Sweep.read(folder)
     job = next(job for job in sweep.jobs if job.number == number)
     run_dir = sweep.run_dir(job)
-    _write_to(run_dir / ("output.log" if machine() == 0 else f"output{machine()}.log"), job)
+    node = machine() if sweep.on_slurm else 0
+    _write_to(run_dir / (f"output{node}.log" if node else "output.log"), job)
     schemas.register()
     with heeded() as ignore_signals:
         try:
             config = thaw(run_dir, [])
-            if machine():
+            if node:
                 follow(config, run_dir)
             else:
                 _lead(sweep, job, config)
         except BaseException as error:
             ignore_signals()  # what follows takes a moment
-            if not machine():
+            if not node:
                 _settle(sweep, job, error)
             raise
 
 
 def _lead(sweep: Sweep, job: Job, config: ExperimentConfig) -> None:
-    run_dir, restarts = sweep.run_dir(job), _restarts()
-    if "SLURM_JOB_ID" in os.environ:
-        slurm.add_job(run_dir, {"id": _number(), "mem_mb": int(os.environ.get("SLURM_MEM_PER_NODE", "0")), "why": ""})
-        if (end := slurm.end_time(os.environ["SLURM_JOB_ID"])) is not None:
-            os.environ.setdefault("SLURM_JOB_END_TIME", str(end))  # which SLURM says by itself since 23.02
-        os.environ[REQUEUES_LEFT] = str(max(config.hardware.slurm.requeues - restarts, 0))
+    run_dir, requeues = sweep.run_dir(job), config.hardware.slurm.requeues
     with leading(config, run_dir):
+        if sweep.on_slurm:
+            config = _on_slurm(run_dir, config)
         if read_status(run_dir)["state"] == "completed":
             log.info(f"{run_dir} is completed already")
             return
-        if restarts > config.hardware.slurm.requeues:
+        if sweep.on_slurm and _restarts() > requeues:
             raise slurm.SlurmError(
-                f"begun again {restarts} times, hardware.slurm.requeues={config.hardware.slurm.requeues} allows no "
-                f"more; vibench-status {sweep.folder} --rerun failed goes on"
+                f"begun again {_restarts()} times, hardware.slurm.requeues={requeues} allows no more; "
+                f"vibench-status {sweep.folder} --rerun failed goes on"
             )
-        run_experiment(config, run_dir, take_over="SLURM_JOB_ID" in os.environ, apart=True)
+        run_experiment(config, run_dir, may_change=True, take_over=sweep.on_slurm, apart=True)
+
+
+def _on_slurm(run_dir: Path, config: ExperimentConfig) -> ExperimentConfig:
+    """Write this job down, and tell the run what it has of time and memory, which may be more than was configured."""
+    slurm.add_job(run_dir, {"id": _number(), "mem_mb": int(os.environ.get("SLURM_MEM_PER_NODE", "0")), "why": ""})
+    if (end := slurm.end_time(_number())) is not None:
+        os.environ.setdefault("SLURM_JOB_END_TIME", str(end))  # which SLURM says by itself since 23.02
+    asked = config.hardware.slurm
+    os.environ[REQUEUES_LEFT] = str(max(asked.requeues - _restarts(), 0))
+    had = next((entry["mem_mb"] for entry in slurm.jobs_of(run_dir) if entry["id"] == _number()), 0)
+    if asked.mem_mb is None or not had or had <= asked.mem_mb:
+        return config
+    more = dataclasses.replace(asked, mem_mb=had)
+    return dataclasses.replace(config, hardware=dataclasses.replace(config.hardware, slurm=more))
 
 
 def _settle(sweep: Sweep, job: Job, error: BaseException) -> None:
     """Say what the run alone could not know, and ask for another attempt where there is to be one."""
     run_dir = sweep.run_dir(job)
-    if read_status(run_dir)["state"] == "submitted":  # it did not come to the point where it says anything
-        amend(run_dir, state="failed", kind=kind_of(error), error=str(error) or repr(error))
-    if "SLURM_JOB_ID" not in os.environ:
+    if not is_own(run_dir):  # it did not come to the point where it says anything
+        amend(run_dir, **{"kind": None} | verdict_of(error))
+    if not sweep.on_slurm:
         return
     if isinstance(error, Stopped):
-        requeues = thaw(run_dir, []).hardware.slurm.requeues
-        amend(run_dir, **after_signal(error.number, requeues))
+        amend(run_dir, **after_signal(error.number, thaw(run_dir, []).hardware.slurm.requeues))
     elif isinstance(error, HostMemoryError):
         _ask_for_more(sweep, job)
 
@@ -105,23 +114,25 @@ def after_signal(number: int, requeues: int) -> dict[str, str | None]:
     """What a signal of SLURM means for a run that saved itself: its state, after asking for another attempt.
 
     SIGUSR2 says that the time is nearly over. SIGTERM may be the end of the time, a preemption that leaves time to go
-    or does not, or scancel: the job's own record tells them apart.
+    or does not, or scancel: the job's own record tells them apart. Without a record nothing is said.
     """
-    job, restarts = slurm.show(os.environ["SLURM_JOB_ID"]), _restarts()
-    preempted = job.get("PreemptTime", "None") != "None"
-    if number == signal.SIGTERM and int(job.get("Restarts", "0")) > restarts:
+    job, restarts = slurm.show(_number()), _restarts()
+    if not job:
+        return {}
+    state, preempted = job.get("JobState"), job.get("PreemptTime", "None") != "None"
+    if int(job.get("Restarts", "0")) > restarts:
         return {"state": "preempted", "kind": None, "error": "SLURM runs it again"}
-    if number == signal.SIGUSR2 or (preempted and job.get("JobState") == "RUNNING"):
+    if state == "RUNNING" and (number == signal.SIGUSR2 or preempted):
         why = "preempted" if preempted else "the time limit came"
         if restarts >= requeues:
             told = f"{why} after {restarts} requeues, hardware.slurm.requeues={requeues} allows no more"
             return {"state": "failed", "kind": "PREEMPTED" if preempted else "TIMEOUT", "error": told}
-        if slurm.requeue(os.environ["SLURM_JOB_ID"]):
+        if slurm.requeue(_number()):
             return {"state": "preempted", "kind": None, "error": f"{why}: requeued, {restarts + 1} of {requeues}"}
         return {"state": "failed", "kind": "TIMEOUT", "error": f"{why}, and SLURM did not requeue the job"}
     if preempted:
         return {"state": "preempted", "kind": None, "error": "SLURM does not run it again: its partition cancels"}
-    if job.get("Reason") == "TimeLimit" or job.get("JobState") == "TIMEOUT":
+    if job.get("Reason") == "TimeLimit" or state == "TIMEOUT":
         return {"state": "failed", "kind": "TIMEOUT", "error": "the time limit came before the run was told of it"}
     return {"state": "cancelled", "kind": None, "error": "cancelled by scancel"}
 
@@ -135,7 +146,7 @@ def _ask_for_more(sweep: Sweep, job: Job) -> None:
     had = next(entry["mem_mb"] for entry in entries if entry["id"] == _number())
     if any(entry["why"] == WHY_MORE for entry in entries) or not had:
         return
-    request = Request(job=job, config=thaw(run_dir, []), host_gib=0, mem_mb=int(had * MORE))
+    request = Request(job=job, config=thaw(run_dir, []), host_gib=0, mem_mb=int(had * slurm.MORE_MEMORY))
     cluster, before = Cluster(), read_status(run_dir)
     if refused := cluster.refusals([request]):
         said = f"{request.mem_mb} MB cannot be had: {refused[job.number]}"
@@ -174,9 +185,7 @@ def _write_to(path: Path, job: Job) -> None:
 
 
 def main() -> None:
-    """A job on this machine; it saves itself and ends when what began it is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """A job on this machine."""
     try:
         attempt(Path(sys.argv[1]), int(sys.argv[2]))
     except VibenchError as error:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from vibench.signals import deferred
 
 SPARE = 1.25  # of the host's memory that a plan says, since libraries and files in memory vary
 SPARE_MB = 512
+NEW_S = 60.0  # in which a job may be too new to be known
 STEP_MB = 1024  # so that jobs that take about the same are one array
 
 
@@ -39,7 +41,7 @@ class Cluster:
         at_once: jobs of one array that run at the same time; None: all.
     """
 
-    asks_for_memory = True
+    is_cluster = True
 
     def __init__(self, at_once: int | None = None) -> None:
         if not has_slurm():
@@ -49,7 +51,12 @@ class Cluster:
         self.at_once, self.queue = at_once, Queue()
 
     def refusals(self, requests: list[Request]) -> dict[int, str]:
-        """As :class:`Place`."""
+        """As :class:`Place`.
+
+        Raises:
+            SlurmError: it does not answer.
+        """
+        array_size()
         found = {
             request.job.number: "hardware=local is this machine, not a node of the cluster; use a card, or hardware=cpu"
             for request in requests
@@ -74,17 +81,21 @@ class Cluster:
         Args:
             why: a job is not the first of its run.
         """
-        most, failed = array_size(), []
+        most, failed, begun = array_size(), [], False
         for options, setup, group in grouped(requests):
             for start in range(0, len(group), most):
                 part = group[start : start + most]
                 try:
-                    with deferred("the jobs are submitted first"):
+                    with deferred("the jobs are submitted first"), _undisturbed():
                         self._submit(sweep, options, setup, part, why)
+                    begun = True
                 except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
                     failed.append(f"{len(part)} jobs for {part[0].config.hardware.name}: {first_line(error)}")
         if failed:
-            raise SlurmError(f"not submitted: {'; '.join(failed)}; vibench-status {sweep.folder} --rerun planned")
+            remedy = f"vibench-status {sweep.folder} --rerun planned"
+            error = SlurmError(f"sbatch failed for {'; '.join(failed)}; when it works again: {remedy}")
+            error.started = begun
+            raise error
 
     def _submit(self, sweep: Sweep, options: dict[str, Any], setup: list[str], group: list[Request], why: str) -> None:
         import submitit
@@ -110,22 +121,26 @@ class Cluster:
             add_job(sweep.run_dir(request.job), entry)
 
     def look(self, sweep: Sweep, jobs: list[Job]) -> dict[int, Seen]:
-        """As :class:`Place`."""
+        """As :class:`Place`. A job that SLURM has forgotten ended as was written down, or nobody knows how."""
         last = {job.number: entries[-1] for job in jobs if (entries := jobs_of(sweep.run_dir(job)))}
         told = self.queue.told({entry["id"] for entry in last.values()})
         found = {}
         for job in jobs:
-            entry = last.get(job.number, {})
-            seen = told.get(entry.get("id", ""))
-            if seen is not None:
+            if (entry := last.get(job.number)) is None:
+                continue
+            if (seen := told.get(entry["id"])) is not None:
                 found[job.number] = seen
-                if self.queue.blind and seen.phase == "ended":
+                if seen.phase == "ended":
                     keep(sweep.run_dir(job), seen)
             elif "ended" in entry:
                 found[job.number] = Seen(**entry["ended"])
+            elif time.time() - entry.get("submitted", 0) > NEW_S:
+                found[job.number] = Seen(phase="ended", told="SLURM does not know it any more", number=entry["id"])
+            else:
+                found[job.number] = Seen(phase="waiting", number=entry["id"])
         return found
 
-    def cancel(self, sweep: Sweep, jobs: list[Job]) -> None:
+    def end(self, sweep: Sweep, jobs: list[Job]) -> None:
         """As :class:`Place`."""
         for part in parts([entries[-1]["id"] for job in jobs if (entries := jobs_of(sweep.run_dir(job)))]):
             if (done := run(["scancel", *part])).returncode:
@@ -173,6 +188,16 @@ def grouped(requests: list[Request]) -> Iterator[tuple[dict[str, Any], list[str]
         setup = request.config.hardware.slurm.setup
         groups.setdefault(json.dumps([options, setup]), (options, setup, []))[2].append(request)
     yield from groups.values()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C does not reach sbatch, which could submit a job and not live to say so."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

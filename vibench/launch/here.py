@@ -6,12 +6,22 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import cache
 
 from vibench.launch.place import Request, Seen
 from vibench.launch.sweep import Job, Sweep
 from vibench.report.status import promise
+from vibench.signals import deferred
 
-MAIN = "import sys; sys.path.pop(0); from vibench.launch.attempt import main; main()"  # not what lies in this folder
+MAIN = """import ctypes, os, signal, sys
+if sys.platform == "linux":  # it saves itself and ends when what began it is gone: PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[3]):
+    sys.exit(1)
+sys.path.pop(0)  # not what lies in this folder
+from vibench.launch.attempt import main
+main()
+"""
 LAST_STEP_S = 600.0  # for the step that a job is in when it is told to stop
 
 
@@ -21,11 +31,10 @@ class Here:
         jobs: at once; None: as many as there are cards, one on a CPU.
     """
 
-    asks_for_memory = False
+    is_cluster = False
 
     def __init__(self, jobs: int | None = None) -> None:
         self.jobs = jobs
-        self._cards = _cards()
         self._waiting: list[tuple[Sweep, Request]] = []
         self._running: dict[tuple[str, int], tuple[subprocess.Popen[bytes], Request, list[str]]] = {}
         self._ended: dict[tuple[str, int], Seen] = {}
@@ -69,9 +78,16 @@ class Here:
                 found[job.number] = self._ended[key]
         return found
 
-    def cancel(self, sweep: Sweep, jobs: list[Job]) -> None:
-        """As :class:`Place`; returns when they have ended."""
+    def end(self, sweep: Sweep, jobs: list[Job]) -> None:
+        """Tell jobs to end, without waiting for it."""
+        for job in jobs:
+            if (key := _key(sweep, job)) in self._running:
+                self._running[key][0].terminate()
+
+    def cancel(self, sweep: Sweep, jobs: list[Job]) -> list[Job]:
+        """As :class:`Place`; returns when they have ended, with those that had not begun."""
         keys = {_key(sweep, job) for job in jobs}
+        dropped = [request.job for s, request in self._waiting if _key(s, request.job) in keys]
         self._waiting = [(s, request) for s, request in self._waiting if _key(s, request.job) not in keys]
         mine = [process for key, (process, _, _) in self._running.items() if key in keys]
         for process in mine:
@@ -80,6 +96,7 @@ class Here:
         for process in mine:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(deadline - time.monotonic(), 0))
+        return dropped
 
     def _start(self) -> None:
         """What is next, while there is room for it; a small job does not overtake a large one."""
@@ -95,11 +112,12 @@ class Here:
         """The cards for a job; empty where it needs none, None where there is no room now."""
         if self.jobs is not None and len(self._running) >= self.jobs:
             return None
-        if not self._cards or request.config.hardware.device.name == "cpu":
+        every = _cards()
+        if not every or request.config.hardware.device.name == "cpu":
             return [] if self.jobs is not None or not self._running else None
         taken = {card for _, _, cards in self._running.values() for card in cards}
-        free = [card for card in self._cards if card not in taken]
-        need = min(request.config.hardware.gpus, len(self._cards))  # the run says what is wrong with more
+        free = [card for card in every if card not in taken]
+        need = min(request.config.hardware.gpus, len(every))  # the run says what is wrong with more
         return free[:need] if len(free) >= need else None
 
     def _begin(self, sweep: Sweep, request: Request, cards: list[str]) -> "subprocess.Popen[bytes]":
@@ -108,7 +126,7 @@ class Here:
         paths = os.pathsep.join(path for path in sys.path if path)
         with (sweep.run_dir(request.job) / "output.log").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-c", MAIN, str(sweep.folder.absolute()), str(request.job.number)],
+                [sys.executable, "-c", MAIN, str(sweep.folder.absolute()), str(request.job.number), str(os.getpid())],
                 env=os.environ | own | {"PYTHONPATH": paths},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -121,11 +139,13 @@ def _key(sweep: Sweep, job: Job) -> tuple[str, int]:
     return str(sweep.folder), job.number
 
 
+@cache
 def _cards() -> list[str]:
     """Cards that may be used, as CUDA_VISIBLE_DEVICES names them."""
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     if told is not None:
         return [card for card in told.split(",") if card.strip()]
-    import torch
+    with deferred("what is being imported comes first"):
+        import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]

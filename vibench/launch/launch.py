@@ -1,22 +1,21 @@
 """Many runs: checked and planned together, then sent to this machine or to SLURM, and watched to their end."""
 
 import logging
-from collections.abc import Callable
+import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from vibench.config.frozen import thaw
+from vibench.config import frozen
 from vibench.errors import ConfigError, VibenchError
 from vibench.launch.here import Here
 from vibench.launch.place import Place
 from vibench.launch.preflight import Checked, Plan, RefusedError, accepted, check, composed, freeze_all, print_checks
-from vibench.launch.slurm import jobs_of
+from vibench.launch.slurm import MORE_MEMORY, SlurmError, jobs_of
 from vibench.launch.sweep import FILE, Job, Sweep, claimed
-from vibench.launch.verdict import Verdict, verdict
-from vibench.launch.watch import counted, of_run, place_of, verdicts, watch
+from vibench.launch.verdict import Verdict
+from vibench.launch.watch import counted, of_runs, place_of, verdicts, watch
 from vibench.report.known_runs import locked, runs_of
 from vibench.report.status import amend
 from vibench.report.sweep_picture import draw_sweep
@@ -24,8 +23,6 @@ from vibench.report.table import SweepRow, print_sweep
 from vibench.signals import Stopped, heeded
 
 log = logging.getLogger("vibench")
-MORE = 1.5  # times the memory of the host, where the kernel killed the attempt before
-GOES_ON = ("running", "submitted", "completed")  # of a run that stands for another of the same config
 LOCAL_S = 0.5  # seconds between two looks at this machine
 
 
@@ -68,31 +65,36 @@ def submit(
         if refused and not (skip_refused and len(refused) < len(jobs)):
             raise RefusedError(
                 f"{len(refused)} of {len(jobs)} jobs are refused, nothing was started; mend them, then "
-                f"vibench-status {sweep.folder} --rerun refused,planned, or leave them out by "
-                "hydra.launcher.skip_refused=true"
+                f"vibench-status {sweep.folder} --rerun refused,planned"
+                + (", or leave them out by hydra.launcher.skip_refused=true" if len(refused) < len(jobs) else "")
             )
         freeze_all(sweep, good)
         place.submit(sweep, [one.request() for one in good])
 
 
+def goes_on(one: Verdict) -> bool:
+    """Whether a run is completed, or will be without anybody's doing."""
+    return one.state == "completed" or not one.final
+
+
 def _find_same(sweep: Sweep, jobs: list[Checked], *, error: bool) -> None:
     """Leave out what another run is at, or has completed, with the same config; the first one in a sweep stays."""
-    first: dict[str, Job] = {}
-    for one in jobs:
-        if one.refused or one.job.config_hash is None:
-            continue
-        own = sweep.run_dir(one.job).absolute()
-        same = [run for run in runs_of(one.job.config_hash) if run != own and of_run(run).state in GOES_ON]
-        if one.job.config_hash in first:
-            same.append(sweep.run_dir(first[one.job.config_hash]).absolute())
+    wanted = [one for one in jobs if not one.refused and one.job.config_hash is not None]
+    own = {sweep.run_dir(one.job).absolute() for one in wanted}
+    others = {one.job.number: [run for run in runs_of(str(one.job.config_hash)) if run not in own] for one in wanted}
+    known = of_runs(list(dict.fromkeys(run for runs in others.values() for run in runs)))
+    first: dict[str, Path] = {}
+    for one in wanted:
+        same = [run for run in others[one.job.number] if goes_on(known[run])]
+        earlier = first.setdefault(str(one.job.config_hash), sweep.run_dir(one.job).absolute())
+        if earlier != sweep.run_dir(one.job).absolute():
+            same.append(earlier)
         if same and error:
-            one.refused.append(
-                f"{same[-1]} is a run of the same config; change it, or use hydra.launcher.on_duplicate=skip"
-            )
+            remedy = "change it, or use hydra.launcher.on_duplicate=skip"
+            one.refused.append(f"{same[-1]} is a run of the same config; {remedy}")
             one.job.refused = one.refused
         elif same:
             one.job.same_as = str(same[-1])
-        first.setdefault(one.job.config_hash, one.job)
 
 
 def rerun(sweep: Sweep, states: set[str], place: Place, console: Console | None = None) -> list[Job]:
@@ -104,33 +106,39 @@ def rerun(sweep: Sweep, states: set[str], place: Place, console: Console | None 
     Raises:
         RefusedError: some of them cannot be run.
     """
-    found = verdicts(sweep, place)
-    again: list[Checked] = []
-    for job in sweep.jobs:
-        one = found[job.number]
-        if one.state not in states or not one.final:
-            continue
-        if job.refused or not (sweep.run_dir(job) / "config.yaml").exists():
-            again.append(composed(job, sweep.config_dir))
-            continue
-        again.append(accepted(job, thaw(sweep.run_dir(job), [])))
-        entries = jobs_of(sweep.run_dir(job))
-        if one.kind == "MEMORY" and "kernel" in one.said and entries:
-            again[-1].mem_mb = int(entries[-1]["mem_mb"] * MORE)
-    if again:
-        with claimed(sweep.folder, wait=True):
+    with claimed(sweep.folder, wait=False):
+        sweep.jobs = Sweep.read(sweep.folder).jobs  # as they are now
+        sweep.claim()
+        found = verdicts(sweep, place)
+        again = [_again(sweep, job, found[job.number]) for job in sweep.jobs if _is_in(found[job.number], states)]
+        if again:
             submit(sweep, again, place, skip_refused=False, on_duplicate="allow", console=console)
     return [one.job for one in again]
 
 
-def launch(
-    folder: Path,
-    launcher: dict[str, Any],
-    jobs: list[Checked],
-    config_dir: str | None,
-    console: Console | None = None,
-) -> dict[int, Verdict]:
-    """Run a sweep in a directory, or go on with it there.
+def _is_in(one: Verdict, states: set[str]) -> bool:
+    return one.final and one.state in states
+
+
+def _again(sweep: Sweep, job: Job, one: Verdict) -> Checked:
+    """A job that is to be submitted once more."""
+    run_dir = sweep.run_dir(job)
+    fresh = job.refused or job.same_as is not None or not (run_dir / frozen.FILE).exists()
+    job.refused, job.same_as = [], None
+    if fresh:
+        if sweep.config_name is not None:
+            remedy = f"type the line of the sweep again, with hydra.sweep.dir={sweep.folder}"
+            raise ConfigError([f"job {job.number} was composed from --config-name {sweep.config_name}; {remedy}"])
+        return composed(job, sweep.config_dir)
+    checked = accepted(job, frozen.thaw(run_dir, []))
+    entries = jobs_of(run_dir)
+    if one.kind == "MEMORY" and "kernel" in one.said and entries:
+        checked.mem_mb = int(entries[-1]["mem_mb"] * MORE_MEMORY)
+    return checked
+
+
+def launch(sweep: Sweep, jobs: list[Checked], console: Console | None = None) -> dict[int, Verdict]:
+    """Run a sweep in its directory, or go on with it there.
 
     Raises:
         RefusedError: nothing was submitted.
@@ -139,51 +147,68 @@ def launch(
         ConfigError: the directory holds another sweep.
     """
     with heeded() as ignore_signals:
-        place = place_of(launcher)
-        with claimed(folder, wait=True):
-            sweep = joined(folder, launcher, jobs, config_dir)
-            before = verdicts(sweep, place)
-            waiting = [one for one in jobs if before[one.job.number].state not in GOES_ON]
-            if waiting:
-                skip, same = launcher["skip_refused"], launcher["on_duplicate"]
-                submit(sweep, waiting, place, skip_refused=skip, on_duplicate=same, console=console)
-        if launcher.get("detach"):
-            print(f"{counted(verdicts(sweep, place))}; vibench-status {folder} says what becomes of them")
+        place = place_of(sweep.launcher)
+        try:
+            with claimed(sweep.folder, wait=True):
+                _submit_rest(sweep, jobs, place, console)
+        except Stopped:
+            _say_detached(sweep, place, console)
+            raise
+        if sweep.launcher.get("detach"):
+            print(f"{counted(verdicts(sweep, place))}; vibench-status {sweep.folder} says what becomes of them")
             return {}
-        found = attend(sweep, place, launcher, console)
+        found = attend(sweep, place, console)
         ignore_signals()
         return found
 
 
-def joined(folder: Path, launcher: dict[str, Any], jobs: list[Checked], config_dir: str | None) -> Sweep:
-    """The sweep with these jobs in it: new, or one that was begun in that directory.
+def _submit_rest(sweep: Sweep, jobs: list[Checked], place: Place, console: Console | None) -> None:
+    """What is neither completed nor on its way to it."""
+    join(sweep, jobs)
+    before = verdicts(sweep, place)
+    waiting = [one for one in jobs if one.job.refused or not goes_on(before[one.job.number])]
+    if not waiting:
+        return
+    for one in waiting:
+        one.job.same_as = None  # is looked for again
+    skip, same = sweep.launcher["skip_refused"], sweep.launcher["on_duplicate"]
+    try:
+        submit(sweep, waiting, place, skip_refused=skip, on_duplicate=same, console=console)
+    except SlurmError as error:
+        if not error.started:
+            raise
+        log.error(str(error))  # the others are, and are watched
+
+
+def join(sweep: Sweep, jobs: list[Checked]) -> None:
+    """Put jobs into a sweep, with what its directory holds of it.
 
     Raises:
-        ConfigError: that was another one.
+        ConfigError: it holds another sweep, or two jobs would have one directory.
     """
     known: dict[int, Job] = {}
-    if (folder / FILE).exists():
-        known = {job.number: job for job in Sweep.read(folder).jobs}
+    if (sweep.folder / FILE).exists():
+        known = {job.number: job for job in Sweep.read(sweep.folder).jobs}
     for one in jobs:
         before = known.get(one.job.number)
         if before is not None and sorted(before.overrides) != sorted(one.job.overrides):
+            told = f"its job {before.number} is {before.name}; name another directory"
+            raise ConfigError([f"hydra.sweep.dir={sweep.folder} holds another sweep: {told}"])
+        if before is not None:
+            one.job.same_as = before.same_as
+    sweep.jobs = list((known | {one.job.number: one.job for one in jobs}).values())
+    places: dict[str, int] = {}
+    for job in sweep.jobs:
+        run_dir, inside = os.path.abspath(sweep.run_dir(job)), os.path.abspath(sweep.folder) + os.sep
+        other = places.setdefault(run_dir, job.number)
+        if other != job.number or not run_dir.startswith(inside):
+            why = f"that of job {other}, too" if other != job.number else "not below hydra.sweep.dir"
             raise ConfigError(
-                [
-                    f"hydra.sweep.dir={folder} holds another sweep: its job {before.number} is {before.name}; name "
-                    "another directory"
-                ]
+                [f"hydra.sweep.subdir gives job {job.number} the directory {run_dir}, {why}; use ${{hydra.job.num}}"]
             )
-    every = known | {one.job.number: one.job for one in jobs}
-    return Sweep(folder=folder, launcher=launcher, jobs=list(every.values()), config_dir=config_dir)
 
 
-def attend(
-    sweep: Sweep,
-    place: Place,
-    launcher: dict[str, Any],
-    console: Console | None = None,
-    on_look: Callable[[dict[int, Verdict]], None] = lambda found: None,
-) -> dict[int, Verdict]:
+def attend(sweep: Sweep, place: Place | None, console: Console | None = None) -> dict[int, Verdict]:
     """Watch a sweep to its end and show what came of it.
 
     Raises:
@@ -191,16 +216,9 @@ def attend(
         Stopped: by a signal.
     """
     try:
-        found = watch(sweep, place, launcher.get("poll_s", LOCAL_S), console, on_look)
+        found = watch(sweep, place, sweep.launcher.get("poll_s", LOCAL_S), console)
     except Stopped:
-        if stopped_here(sweep, place):
-            show(sweep, verdicts(sweep, place), console)
-            print(f"stopped; vibench-status {sweep.folder} --rerun cancelled,planned goes on")
-        else:
-            print(
-                f"detached, the jobs run on: vibench-status {sweep.folder} shows them, --watch waits for them, "
-                "--cancel ends them"
-            )
+        _say_detached(sweep, place, console)
         raise
     show(sweep, found, console)
     if any(one.state != "completed" for one in found.values()):
@@ -208,14 +226,24 @@ def attend(
     return found
 
 
+def _say_detached(sweep: Sweep, place: Place | None, console: Console | None) -> None:
+    """What becomes of the jobs of a sweep that nobody waits for any more; those of this machine are ended."""
+    if not (sweep.folder / FILE).exists():
+        return  # there are none yet
+    if stopped_here(sweep, place):
+        show(sweep, verdicts(sweep, place), console)
+        print(f"stopped; vibench-status {sweep.folder} --rerun cancelled,planned goes on")
+    elif sweep.on_slurm:
+        what = "shows them, --watch waits for them, --cancel ends them"
+        print(f"detached, jobs that were submitted run on: vibench-status {sweep.folder} {what}")
+
+
 def stopped_here(sweep: Sweep, place: Place | None) -> bool:
     """End the jobs of a sweep that run on this machine, with time to save; whether it is one."""
     if not isinstance(place, Here):
         return False
-    place.cancel(sweep, sweep.jobs)
-    for job in sweep.jobs:
-        if not job.refused and verdict(sweep, job, None).state == "submitted":
-            amend(sweep.run_dir(job), state="planned", pid=None, error="the sweep was stopped before it began")
+    for job in place.cancel(sweep, sweep.jobs):
+        amend(sweep.run_dir(job), state="planned", pid=None, error="the sweep was stopped before it began")
     return True
 
 

@@ -44,7 +44,7 @@ class Request:
 
 
 class Place(Protocol):
-    asks_for_memory: bool  # of the host, so that the plan must know it
+    is_cluster: bool  # is asked for memory, and lets runs go on
 
     def refusals(self, requests: list[Request]) -> dict[int, str]:
         """Number of a job -> why it can never run here. Nothing is queued for that."""
@@ -59,5 +59,5 @@ class Place(Protocol):
     def look(self, sweep: Sweep, jobs: list[Job]) -> dict[int, Seen]:
         """Number of a job -> what is known of it now; jobs that are not known are left out."""
 
-    def cancel(self, sweep: Sweep, jobs: list[Job]) -> None:
-        """End them, with time to save."""
+    def end(self, sweep: Sweep, jobs: list[Job]) -> None:
+        """Tell them to end, with time to save; without waiting for it."""

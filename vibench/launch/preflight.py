@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,7 +19,7 @@ from vibench.config.resolve import examine
 from vibench.errors import ConfigError, VibenchError
 from vibench.launch.place import Place, Request
 from vibench.launch.sweep import Job, Sweep
-from vibench.report.known_runs import hash_of
+from vibench.report.known_runs import hash_of, remember
 from vibench.run import changes, refusal
 from vibench.signals import deferred
 
@@ -50,9 +51,20 @@ class RefusedError(VibenchError):
     """Some jobs of a sweep cannot be run, so none was submitted."""
 
 
+Composer = Callable[[Job], Checked]
+
+
 def composed(job: Job, config_dir: str | None) -> Checked:
-    """The config of a job, or what is wrong with it."""
-    cfg, complaints = compose_all(job.overrides, config_dir)
+    """The config of a job, as ``vibench-train`` composes it, or all that is wrong with it."""
+    return examined(job, *compose_all(job.overrides, config_dir))
+
+
+def examined(job: Job, cfg: DictConfig | None, complaints: list[str]) -> Checked:
+    """The config of a job, or all that is wrong with it.
+
+    Args:
+        complaints: of composing it.
+    """
     config = None
     if cfg is not None:
         found, config = examine(cfg)
@@ -77,18 +89,19 @@ def check(sweep: Sweep, jobs: list[Checked], place: Place, plan: Plan | None = N
     for one in jobs:
         if one.config is not None and (changed := changes(one.config, sweep.run_dir(one.job))):
             one.refused = refusal(changed, sweep.run_dir(one.job))
-    _plan([one for one in jobs if not one.refused], plan or new_plan(on_cpu=place.asks_for_memory))
+    _plan([one for one in jobs if not one.refused], plan or new_plan(on_cluster=place.is_cluster))
     for number, text in place.refusals([one.request() for one in jobs if not one.refused]).items():
         next(one for one in jobs if one.job.number == number).refused.append(text)
     for one in jobs:
         one.job.refused = one.refused
 
 
-def new_plan(*, on_cpu: bool) -> Plan:
+def new_plan(*, on_cluster: bool) -> Plan:
     """Plans experiments, each kind of them once; torch from its first call on.
 
     Args:
-        on_cpu: also what a step takes of the host where there is no card, which a cluster is asked for.
+        on_cluster: it is asked for the host's memory, so what a step takes of it without a card is traced as well; and
+            it lets a run go on after its time limit.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler says on stderr that it starts and stops
     planner: list[Any] = []
@@ -99,7 +112,7 @@ def new_plan(*, on_cpu: bool) -> Plan:
                 from vibench.memory.planner import Planner
 
             planner.append(Planner())
-        return planner[0].plan(config, on_cpu=on_cpu)
+        return planner[0].plan(config, on_cpu=on_cluster, requeued=on_cluster)
 
     return plan
 
@@ -124,12 +137,13 @@ def _plan(jobs: list[Checked], plan_one: Plan) -> None:
 
 
 def freeze_all(sweep: Sweep, jobs: list[Checked]) -> None:
-    """Write the config of every job that may run: nothing is composed again where it runs."""
+    """Write the config of every job that may run: nothing is composed again where it runs, and others find it."""
     for one in jobs:
         if one.config is not None and not one.refused:
             run_dir = sweep.run_dir(one.job)
             run_dir.mkdir(parents=True, exist_ok=True)
             freeze(plain(one.config), run_dir)
+            remember(str(one.job.config_hash), run_dir)
 
 
 def print_checks(jobs: list[Checked], console: Console | None = None) -> None:

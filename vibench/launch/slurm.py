@@ -21,6 +21,7 @@ from vibench.report.status import write_json
 
 log = logging.getLogger("vibench")
 FILE = "slurm.json"  # in the directory of a run: its jobs, oldest first
+MORE_MEMORY = 1.5  # times what the host gave, after the kernel killed a run for it
 SETTLE_S = 2.0  # between the end of a job and what sacct says of it
 AT_ONCE = 200  # jobs that are named in one command
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
@@ -44,11 +45,13 @@ class Queue:
         self.blind: str | None = None
 
     def told(self, numbers: set[str]) -> dict[str, Seen]:
-        """Id of a job -> what SLURM says of it. Of the queue first, since accounting is behind it.
+        """Id of a job -> what SLURM says of it, where it knows it. Of the queue first, since accounting is behind it.
 
         Raises:
             SlurmError: it does not answer.
         """
+        if not numbers:
+            return {}
         found = self._queued(numbers)
         if left := numbers - set(found):
             ended = self._accounted(left)
@@ -58,9 +61,13 @@ class Queue:
             found |= ended
         return found
 
-    def _queued(self, numbers: set[str]) -> dict[str, Seen]:
-        states = ["--states=all"] if self.blind else []
+    def _queued(self, numbers: set[str], *, ended: bool = False) -> dict[str, Seen]:
+        """
+        Args:
+            ended: also those that have ended, some minutes ago at most; accounting knows their steps.
+        """
         mine = f"--user={os.getuid()}"  # a cluster has thousands of others; of them, accounting knows
+        states = ["--states=all"] if ended else []
         done = run(["squeue", "--noheader", "--array", mine, *states, "--format=%i|%T|%r|%N"])
         if done.returncode:
             raise SlurmError(f"squeue does not answer: {first_line(done.stderr)}")
@@ -68,23 +75,23 @@ class Queue:
         for line in done.stdout.splitlines():
             number, state, reason, where = line.strip().split("|")
             seen = Seen(phase=_phase(state), state=state, told=reason, number=number, where=where)
-            if number in numbers and (seen.phase != "ended" or self.blind):  # of what ended, accounting knows the steps
+            if number in numbers and (seen.phase != "ended" or ended):
                 found[number] = seen
         return found
 
     def _accounted(self, numbers: set[str]) -> dict[str, Seen]:
-        if self.blind:
-            return {}
         found: dict[str, Seen] = {}
         for part in parts(sorted({number.split("_")[0] for number in numbers})):
             done = run(
                 ["sacct", "-n", "-P", "-D", "-a", "-j", ",".join(part), "--format=JobID,State,ExitCode,NodeList"]
             )
             if done.returncode:
-                self.blind = first_line(done.stderr) or "sacct failed"
-                log.warning(f"NO ACCOUNTING ({self.blind}): states are squeue's, which forgets jobs after some minutes")
-                return self._queued(numbers)
+                if self.blind is None:
+                    self.blind = first_line(done.stderr) or "sacct failed"
+                    log.warning(f"NO ACCOUNTING ({self.blind}): states are squeue's, which forgets jobs after minutes")
+                return self._queued(numbers, ended=True)
             found |= read_accounting(done.stdout, numbers)
+        self.blind = None
         return found
 
 
@@ -97,16 +104,26 @@ def read_accounting(text: str, numbers: set[str]) -> dict[str, Seen]:
     for line in text.splitlines():
         name, state, code, where = line.split("|")
         number, _, step = name.partition(".")
-        if number not in numbers:
-            continue
         state, _, by = state.partition(" ")  # CANCELLED by 1000
         if not step:
             told = by or (f"exit status {code}" if code != "0:0" else "")
-            seen = Seen(phase=_phase(state), state=state, told=told, number=number, where=where)
-            attempts.setdefault(number, []).append(seen)
+            for one in numbers.intersection(_expanded(number)):
+                seen = Seen(phase=_phase(state), state=state, told=told, number=one, where=where)
+                attempts.setdefault(one, []).append(seen)
         elif state == "OUT_OF_MEMORY" and attempts.get(number) and attempts[number][-1].state != "COMPLETED":
             attempts[number][-1] = replace(attempts[number][-1], state=state, told=f"step {step}")
     return {number: replace(seen[-1], restarts=len(seen) - 1) for number, seen in attempts.items()}
+
+
+def _expanded(number: str) -> Iterator[str]:
+    """The jobs that a line is about: tasks of an array that wait are one line, ``12_[3,5-7%2]``."""
+    array, bracket, tasks = number.partition("_[")
+    if not bracket:
+        yield number
+        return
+    for part in tasks.rstrip("]").partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        yield from (f"{array}_{task}" for task in range(int(first), int(last or first) + 1))
 
 
 def _phase(state: str) -> str:
@@ -130,9 +147,9 @@ def add_job(run_dir: Path, entry: dict[str, Any]) -> None:
 
 
 def keep(run_dir: Path, seen: Seen) -> None:
-    """Write down how the last job ended, which the queue will forget."""
+    """Write down how the last job ended, which the queue, and in time accounting, will forget."""
     entries = jobs_of(run_dir)
-    if "ended" not in entries[-1]:
+    if entries[-1].get("ended") != asdict(seen):
         write_json(run_dir / FILE, {"jobs": [*entries[:-1], entries[-1] | {"ended": asdict(seen)}]})
 
 
@@ -156,8 +173,15 @@ def end_time(number: str) -> int | None:
 
 
 def array_size() -> int:
-    """Jobs that an array may have."""
-    told = re.search(r"MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]).stdout)
+    """Jobs that an array may have.
+
+    Raises:
+        SlurmError: it does not answer.
+    """
+    done = run(["scontrol", "show", "config"])
+    if done.returncode:
+        raise SlurmError(f"SLURM does not answer: {first_line(done.stderr)}")
+    told = re.search(r"MaxArraySize\s*=\s*(\d+)", done.stdout)
     return max(int(told[1]), 1) if told else 1000
 
 

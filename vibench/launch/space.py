@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from vibench.errors import ConfigError
 
 if TYPE_CHECKING:
     import optuna
+
+SAMPLES = 30  # of a space, in which some experiment should be possible
 
 
 def validations(run_dir: Path, metric: str) -> dict[int, float]:
@@ -50,15 +53,22 @@ def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
             return IntDistribution(low, high, log=logarithmic)
         return FloatDistribution(float(low), float(high), log=logarithmic)
     texts = list(override.sweep_string_iterator())
-    if override.is_range_sweep() and all(text.lstrip("-").isdigit() for text in texts) and len(texts) > 1:
-        numbers = [int(text) for text in texts]
-        return IntDistribution(min(numbers), max(numbers), step=abs(numbers[1] - numbers[0]))
+    if getattr(value, "shuffle", False):
+        texts.sort()  # it is drawn from anyway
+    if override.is_range_sweep() and len(texts) > 1 and all(text.lstrip("-").isdigit() for text in texts):
+        numbers = sorted(int(text) for text in texts)
+        return IntDistribution(numbers[0], numbers[-1], step=numbers[1] - numbers[0])
     return CategoricalDistribution(texts)
 
 
-def first_of(one: Any) -> Any:
-    """A value that may be drawn."""
-    return one.choices[0] if hasattr(one, "choices") else one.low
+def samples(space: dict[str, Any]) -> Iterator[list[str]]:
+    """Overrides with the first values of a space, then with some others."""
+    import optuna
+
+    yield [typed(key, one.choices[0] if hasattr(one, "choices") else one.low) for key, one in space.items()]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(SAMPLES):
+        yield [typed(key, value) for key, value in study.ask(space).params.items()]
 
 
 def typed(key: str, value: Any) -> str:

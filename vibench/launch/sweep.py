@@ -1,7 +1,9 @@
 """A sweep on disk: which jobs there are, what each varies, where it runs. Written before anything is waited for."""
 
+import errno
 import fcntl
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -9,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vibench.errors import ConfigError
-from vibench.report.status import write_json
+from vibench.report.status import own_process, write_json
 
+log = logging.getLogger("vibench")
 FILE = "manifest.json"
 
 
@@ -25,8 +28,10 @@ def claimed(folder: Path, *, wait: bool) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            raise ConfigError([f"hydra.sweep.dir={folder} is another process's; name another directory"]) from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError([f"another process submits jobs of {folder}; wait for it, or end it"]) from None
+            log.warning(f"{folder} cannot be locked ({error.strerror}): no other process may submit its jobs")
         yield
 
 
@@ -60,12 +65,26 @@ class Sweep:
     Attributes:
         launcher: its name and options, as composed.
         config_dir: where else files were chosen from.
+        config_name: of the user's own primary config; None for that of vibench.
+        search: its jobs are asked for one after the other.
+        parent: process that begins its jobs, or asks for the next ones; None where nobody has to.
     """
 
     folder: Path
     launcher: dict[str, Any]
     jobs: list[Job]
     config_dir: str | None = None
+    config_name: str | None = None
+    search: bool = False
+    parent: dict[str, Any] | None = None
+
+    @property
+    def on_slurm(self) -> bool:
+        return self.launcher.get("name") == "slurm"
+
+    def claim(self) -> None:
+        """This process is the one that begins its jobs."""
+        self.parent = own_process()
 
     def run_dir(self, job: Job) -> Path:
         return self.folder / job.folder

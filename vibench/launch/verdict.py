@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vibench.launch.place import Seen
+from vibench.launch.slurm import jobs_of
 from vibench.launch.sweep import Job, Sweep
 from vibench.report.status import read_status
 
@@ -61,7 +62,7 @@ def verdict(sweep: Sweep, job: Job, seen: Seen | None) -> Verdict:
             state=state, said=f"proven, its job then ended as {odd}" if odd else "", final=True, status=status, **place
         )
     if seen is None:
-        return _of_status_alone(state, kind, said, status)
+        return _of_status_alone(state, kind, said, status, bool(jobs_of(sweep.run_dir(job))))
     if seen.phase == "running":
         return Verdict(
             state="running", said=seen.state.lower() if seen.state != "RUNNING" else "", status=status, **place
@@ -82,9 +83,11 @@ def verdict(sweep: Sweep, job: Job, seen: Seen | None) -> Verdict:
     return Verdict(state="lost", said=told, final=True, status=status, **place)
 
 
-def _of_status_alone(state: str, kind: str, said: str, status: dict[str, Any]) -> Verdict:
-    """Of a job that its place does not know, or that has none."""
-    if state == "submitted" and status.get("pid") is None:
+def _of_status_alone(state: str, kind: str, said: str, status: dict[str, Any], in_slurm: bool) -> Verdict:
+    """Of a job whose place was not asked, or that has none."""
+    if state == "submitted" and status.get("pid") is None and not in_slurm:
         return Verdict(state="planned", said="it was never submitted", final=True, status=status)
+    if in_slurm and state in ("submitted", "running", "preempted"):
+        return Verdict(state=state, said=said or "as it says itself: SLURM was not asked", status=status)
     final = state in FINAL or state in ("preempted", "planned", "unknown")
     return Verdict(state=state, kind=kind, said=said, final=final, status=status)

@@ -44,11 +44,18 @@ def place_of(launcher: dict[str, Any]) -> Place:
     return Cluster(launcher["at_once"]) if launcher["name"] == "slurm" else Here(launcher["jobs"])
 
 
-def of_run(run_dir: Path) -> Verdict:
-    """The state of a run, wherever it is: what it says, and SLURM of it."""
-    job = Job(number=0, name="", overrides=[], folder=run_dir.name)
-    alone = Sweep(folder=run_dir.parent, launcher={}, jobs=[job])
-    return verdicts(alone, Cluster() if jobs_of(run_dir) and has_slurm() else None)[0]
+def of_runs(runs: list[Path], place: Place | None = None) -> dict[Path, Verdict]:
+    """The states of runs, wherever they are: what they say, and SLURM of them, asked once for all.
+
+    Args:
+        place: a cluster that is known already.
+    """
+    jobs = [Job(number=number, name="", overrides=[], folder=str(run.absolute())) for number, run in enumerate(runs)]
+    alone = Sweep(folder=Path("/"), launcher={}, jobs=jobs)
+    if not isinstance(place, Cluster):
+        place = Cluster() if has_slurm() and any(jobs_of(run) for run in runs) else None
+    found = verdicts(alone, place)
+    return {run: found[number] for number, run in enumerate(runs)}
 
 
 def verdicts(sweep: Sweep, place: Place | None) -> dict[int, Verdict]:
@@ -56,10 +63,9 @@ def verdicts(sweep: Sweep, place: Place | None) -> dict[int, Verdict]:
     asked = [job for job in sweep.jobs if not job.refused and job.same_as is None]
     seen = place.look(sweep, asked) if place is not None else {}
     found = {job.number: verdict(sweep, job, seen.get(job.number)) for job in sweep.jobs}
-    for job in sweep.jobs:
-        if job.same_as is not None and not job.refused:
-            found[job.number] = replace(of_run(Path(job.same_as)), said=f"the result of {job.same_as}")
-    return found
+    same = {job.number: Path(job.same_as) for job in sweep.jobs if job.same_as is not None and not job.refused}
+    others = of_runs(list(dict.fromkeys(same.values())), place) if same else {}
+    return found | {number: replace(others[run], said=f"the result of {run}") for number, run in same.items()}
 
 
 def watch(

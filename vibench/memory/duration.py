@@ -38,12 +38,14 @@ def duration(
     micro_batch: int,
     windows: dict[str, int],
     traced: Callable[[Any], Work],
+    requeues: int = 0,
 ) -> Duration:
     """Estimate a run by its work and the rates of its hardware, corrected by runs that were measured.
 
     Args:
         windows: split -> how many.
         traced: gives the work, made by :func:`count`.
+        requeues: how often the run will go on after its time limit.
 
     Raises:
         TimeFitError: it cannot end within hardware.slurm.time: not at the rates of the data sheet, where its work is
@@ -63,9 +65,9 @@ def duration(
     found = Duration(estimate.step * (correction or 1), estimate.run * (correction or 1), correction)
     if hardware.slurm.seconds is None:
         return found
-    limit = hardware.slurm.seconds * (1 + hardware.slurm.requeues)
+    limit = hardware.slurm.seconds * (1 + requeues)
     given = f"hardware.slurm.time={hardware.slurm.time}"
-    also = f", {hardware.slurm.requeues + 1} times by hardware.slurm.requeues," if hardware.slurm.requeues else ""
+    also = f", {requeues + 1} times by hardware.slurm.requeues," if requeues else ""
     sure = is_sure(runs, backbone, levers.precision)
     certain = found if sure else _sum(config, micro_batch, windows, work, at_best=True)
     if (sure or _has_known_work(config)) and certain.run > limit:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vibench.config.experiment import ExperimentConfig
+from vibench.config.hardware import requeues_left
 from vibench.config.training import Optimizer, Precision
 from vibench.errors import ConfigError
 from vibench.memory.allocator import reserved_peak
@@ -121,6 +122,7 @@ def fit(
     usable_gib: float | None = None,
     traces: Traces | None = None,
     on_cpu: bool = False,
+    requeues: int = 0,
 ) -> MemoryPlan:
     """Plan an experiment for the hardware it names.
 
@@ -130,6 +132,7 @@ def fit(
         usable_gib: what the card offers, where that is known better than by its name.
         traces: of the same experiment on other hardware.
         on_cpu: trace it also where there is no card to plan for.
+        requeues: how often something will let the run go on after its time limit.
 
     Raises:
         MemoryFitError: it does not fit, whatever is tried.
@@ -139,15 +142,18 @@ def fit(
     with torch.device("meta"):
         model = build_model(config, n_channels=n_channels, n_classes=n_classes)
     freeze(model, config.training.freeze)
-    planner = _Planner(config, model, {"n_channels": n_channels, "n_classes": n_classes}, traces or Traces())
+    sizes = {"n_channels": n_channels, "n_classes": n_classes}
+    planner = _Planner(config, model, sizes, traces or Traces(), requeues)
     if usable_gib is None:
         usable_gib = usable(config.hardware)
     return planner.plan(windows or {}, usable_gib, on_cpu=on_cpu)
 
 
 class _Planner:
-    def __init__(self, config: ExperimentConfig, model: Model, sizes: dict[str, int], traces: Traces) -> None:
-        self.config, self.model, self.sizes, self.traces = config, model, sizes, traces
+    def __init__(
+        self, config: ExperimentConfig, model: Model, sizes: dict[str, int], traces: Traces, requeues: int
+    ) -> None:
+        self.config, self.model, self.sizes, self.traces, self.requeues = config, model, sizes, traces, requeues
         self.parameters = sum(p.numel() for p in model.parameters())
         self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -297,7 +303,7 @@ class _Planner:
         def traced(make: Callable[..., Any]) -> Any:
             return self.traces(make, self.config, levers, **self.sizes)
 
-        return duration(self.config, levers, micro, windows, traced)
+        return duration(self.config, levers, micro, windows, traced, self.requeues)
 
     def _host(self, levers: Levers, windows: dict[str, int], peak_gib: float | None) -> dict[str, float]:
         on_cpu = self.config.hardware.gpu_memory_gib is None
@@ -336,7 +342,8 @@ def refit(
         "planning anew, with the same global batch"
     )
     margin = free_gib * config.hardware.usable_share  # of what is free, as of a whole card
-    return fit(config, n_channels=n_channels, n_classes=n_classes, windows=windows, usable_gib=margin)
+    sizes = {"n_channels": n_channels, "n_classes": n_classes}
+    return fit(config, **sizes, windows=windows, usable_gib=margin, requeues=requeues_left())
 
 
 def _name(levers: Levers, *, all_of_it: bool = True) -> str:

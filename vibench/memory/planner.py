@@ -35,18 +35,19 @@ class Planner:
         self._traces: dict[str, Traces] = {}
         self._plans: dict[str, MemoryPlan | VibenchError] = {}
 
-    def plan(self, config: ExperimentConfig, *, on_cpu: bool) -> MemoryPlan:
+    def plan(self, config: ExperimentConfig, *, on_cpu: bool, requeued: bool = False) -> MemoryPlan:
         """
         Args:
             on_cpu: trace it also where there is no card to plan for.
+            requeued: where it runs, it goes on after its time limit.
 
         Raises:
             MemoryFitError, TimeFitError, ConfigError, DataError: it cannot be run.
         """
-        key = f"{on_cpu} {_key(config, without=('seed', 'logger'), training=NO_MATTER)}"
+        key = f"{on_cpu} {requeued} {_key(config, without=('seed', 'logger'), training=NO_MATTER)}"
         if key not in self._plans:
             try:
-                self._plans[key] = self._plan(config, on_cpu=on_cpu)
+                self._plans[key] = self._plan(config, on_cpu=on_cpu, requeued=requeued)
             except VibenchError as error:
                 self._plans[key] = error
         found = self._plans[key]
@@ -54,7 +55,7 @@ class Planner:
             raise found
         return found
 
-    def _plan(self, config: ExperimentConfig, *, on_cpu: bool) -> MemoryPlan:
+    def _plan(self, config: ExperimentConfig, *, on_cpu: bool, requeued: bool) -> MemoryPlan:
         if config.hardware.device.name == "auto":
             device = choose_device(config.hardware)
             config = dataclasses.replace(config, hardware=as_found(config.hardware, config.training.precision, device))
@@ -63,7 +64,8 @@ class Planner:
             _key(config, without=("seed", "logger", "hardware"), training=NOT_TRACED), Traces()
         )
         sizes = {"n_channels": data.n_channels, "n_classes": data.n_classes, "windows": data.windows}
-        plan = fit(config, **sizes, traces=traces, on_cpu=on_cpu)
+        requeues = config.hardware.slurm.requeues if requeued else 0
+        plan = fit(config, **sizes, traces=traces, on_cpu=on_cpu, requeues=requeues)
         if config.hardware.host_gib is not None:  # else it is what is free where the run will be
             check_host(config.hardware, plan.host)
         return plan

@@ -1,5 +1,6 @@
 """Which runs there are of a config: an index in the cache, by the hash of what was composed."""
 
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -12,12 +13,28 @@ from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("vibench")
+FILES = (("data", "store"), ("training", "init_from"))  # keys that name them
 
 
 def hash_of(config: dict[str, Any]) -> str:
-    """Of a config in plain types, and of the version of vibench; code of the user's own is not in it."""
-    text = json.dumps([importlib.metadata.version("vibench"), config], sort_keys=True)
+    """Of a config in plain types, the files that it names, and the version of vibench; no code of the user's own.
+
+    A file is its whole path, its size and when it was written, so other data under a name are others.
+    """
+    files = [_identity(config.get(group, {}).get(key)) for group, key in FILES]
+    text = json.dumps([importlib.metadata.version("vibench"), config, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _identity(path: Any) -> list[Any]:
+    """Of the file or folder that a key names."""
+    if not isinstance(path, str):
+        return []
+    try:
+        known = os.stat(path)
+    except OSError:
+        return [os.path.abspath(path)]
+    return [os.path.abspath(path), known.st_size, known.st_mtime_ns]
 
 
 def _folder() -> Path:
@@ -31,9 +48,12 @@ def locked() -> Iterator[None]:
     with (_folder() / ".lock").open("w") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            log.info(f"another sweep is being submitted: waiting for {_folder() / '.lock'}")
-            fcntl.lockf(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                log.info(f"another sweep is being submitted: waiting for {_folder() / '.lock'}")
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+            else:
+                log.warning(f"{_folder()} cannot be locked ({error.strerror}): submit one sweep at a time")
         yield
 
 

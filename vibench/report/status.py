@@ -80,7 +80,8 @@ def recorded(run_dir: Path, facts: dict[str, Any], *, take_over: bool = False) -
     path = run_dir / "status.json"
     with _claimed(run_dir, take_over) as before:
         attempts = _attempts(before)
-        status = {"state": "running"} | facts | _process() | {"started": time.time()}
+        status = {"state": "running"} | facts | own_process() | {"started": time.time()}
+        status["slurm_job"] = os.environ.get("SLURM_JOB_ID")
         status |= {"attempts": attempts, "events": before.get("events", [])}
         write_json(path, status)
         proof: dict[str, Any] = {}
@@ -92,7 +93,7 @@ def recorded(run_dir: Path, facts: dict[str, Any], *, take_over: bool = False) -
         except BaseException as error:
             ended = {"events": events_of(run_dir), "finished": time.time()}
             try:
-                write_json(path, status | _verdict(error) | ended)
+                write_json(path, status | verdict_of(error) | ended)
             except OSError as full:
                 log.error(f"{path} cannot be written: {full.strerror}; it says running, and will be read as lost")
             raise
@@ -218,14 +219,16 @@ def _before(run_dir: Path, take_over: bool) -> dict[str, Any]:
     return before
 
 
-def _process() -> dict[str, Any]:
+def own_process() -> dict[str, Any]:
+    """What a process is known by, also where its id is used again."""
     pid = os.getpid()
-    return {
-        "pid": pid,
-        "process_started": _process_start(pid),
-        "host": socket.gethostname(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-    }
+    return {"pid": pid, "process_started": _process_start(pid), "host": socket.gethostname()}
+
+
+def is_alive(process: dict[str, Any]) -> bool:
+    """Whether it is a process of this machine that still runs."""
+    here = process.get("host") == socket.gethostname() and process.get("pid") is not None
+    return here and _process_start(process["pid"]) == process["process_started"]
 
 
 def _process_start(pid: int) -> str | None:
@@ -237,7 +240,14 @@ def _process_start(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def _verdict(error: BaseException) -> dict[str, Any]:
+def is_own(run_dir: Path) -> bool:
+    """Whether the status of a run was written by this process."""
+    status, own = read_status(run_dir), own_process()
+    return own == {key: status.get(key) for key in own}
+
+
+def verdict_of(error: BaseException) -> dict[str, Any]:
+    """State, kind and error of a run that ended by an exception."""
     if isinstance(error, Stopped):
         return {"state": "preempted" if error.code == TRY_AGAIN else "cancelled", "error": str(error)}
     if isinstance(error, KeyboardInterrupt):

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import deque
 
-from vibench.config.hardware import REQUEUES_LEFT, SlurmConfig
+from vibench.config.hardware import SlurmConfig, requeues_left
 
 log = logging.getLogger("vibench")
 WARM_UP, ENOUGH, RECENT = 3, 10, 200  # steps that are not counted, that are enough for a median, and of the median
@@ -14,7 +14,7 @@ WARM_UP, ENOUGH, RECENT = 3, 10, 200  # steps that are not counted, that are eno
 
 def time_to_come(slurm: SlurmConfig) -> float:
     """Seconds that a run will have after this job's, by being requeued."""
-    return int(os.environ.get(REQUEUES_LEFT, "0")) * (slurm.seconds or 0)
+    return requeues_left() * (slurm.seconds or 0)
 
 
 class Pace:
