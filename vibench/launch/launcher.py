@@ -39,7 +39,7 @@ def run(
     Raises:
         RefusedError, SweepError, Stopped, ConfigError: as ``launch``.
     """
-    checked(launcher, "launcher", LAUNCHERS[launcher["name"]])
+    checked(launcher, "launcher", _schema(launcher))
     sweep = _sweep(master, plain(launcher))
     compose = _composer(context, master)
     common = set(overrides[0]).intersection(*overrides[1:])
@@ -67,9 +67,7 @@ def search(context: HydraContext, master: DictConfig, options: dict[str, Any], a
     launcher = OmegaConf.to_container(master.hydra.launcher, resolve=True)
     assert isinstance(launcher, dict)
     options_of_it = {str(key): value for key, value in launcher.items() if key != "_target_"}
-    if options_of_it.get("name") not in LAUNCHERS:
-        raise ConfigError(["hydra/sweeper=optuna needs a launcher of vibench; use hydra/launcher=local or slurm"])
-    checked(options_of_it, "launcher", LAUNCHERS[options_of_it["name"]])
+    checked(options_of_it, "launcher", _schema(options_of_it))
     checked(options, "sweeper", SWEEPERS["optuna"])
     for key in ("detach", "skip_refused"):
         if options_of_it.get(key):
@@ -87,10 +85,23 @@ def checked(options: dict[str, Any], node: str, schema: type) -> None:
     """
     known = {field.name: field.metadata for field in fields(schema)}
     complaints = [
-        text for key, value in options.items() for text in complaints_about(f"hydra.{node}.{key}", value, known[key])
+        f"hydra.{node}.{key} does not exist; there are {', '.join(known)}" for key in options if key not in known
     ]
+    for key in known.keys() & options.keys():
+        complaints += complaints_about(f"hydra.{node}.{key}", options[key], known[key])
     if complaints:
         raise ConfigError(complaints)
+
+
+def _schema(launcher: dict[str, Any]) -> type:
+    """
+    Raises:
+        ConfigError: it is none of vibench's.
+    """
+    name = launcher.get("name")
+    if name not in LAUNCHERS:
+        raise ConfigError([f"hydra.launcher.name={name} is no launcher of vibench; use hydra/launcher=local or slurm"])
+    return LAUNCHERS[name]
 
 
 def _sweep(master: DictConfig, launcher: dict[str, Any]) -> Sweep:

@@ -102,6 +102,8 @@ class Sweep:
         path = folder / FILE
         try:
             content = json.loads(path.read_text())
+            if not isinstance(content, dict):
+                raise ValueError("it is no manifest of a sweep")
             jobs = [Job(**job) for job in content.pop("jobs")]
             return cls(**content | {"jobs": jobs, "folder": folder})
         except FileNotFoundError:
