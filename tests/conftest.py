@@ -1,11 +1,15 @@
 """What tests share: composing a config in process, a tiny demo data set, and where things are."""
 
 import copy
+import logging
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache as cache_calls
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +126,65 @@ def vibench(cache: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedPr
 
 
 @pytest.fixture
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A user's cache in which no run has left a line; the simulated signals are there."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for store in cache.glob("demo-*.h5"):
+        (folder / store.name).symlink_to(store)
+    monkeypatch.setenv("VIBENCH_CACHE", str(folder))
+    return folder
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def command(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
+    """Run a command of vibench in a copy of this process: ``command("train", "-m", "seed=1,2", cwd=folder)``.
+
+    It has loaded torch already, which takes seconds; jobs that it begins are processes as always.
+    """
+
+    import_module("vibench.memory.planner")  # with torch
+
+    def call(name: str, *arguments: str, cwd: Path) -> Done:
+        out = tmp_path_factory.mktemp("said")
+        if not (pid := os.fork()):
+            _become(name, arguments, cwd, out)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return Done(code, (out / "stdout").read_text(), (out / "stderr").read_text())
+
+    return call
+
+
+def _become(name: str, arguments: tuple[str, ...], cwd: Path, out: Path) -> None:
+    """Be the process of a command, and end."""
+    code: Any = 1
+    try:
+        logging.getLogger().handlers.clear()  # of pytest
+        os.chdir(cwd)
+        for number, stream in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(out / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            setattr(sys, stream, open(number, "w", closefd=False))  # noqa: SIM115
+        sys.argv = [f"vibench-{name}", *arguments]
+        import_module(f"vibench.cli.{name}").main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 KiB."""
     folder = tmp_path / "disk"
@@ -149,5 +212,27 @@ def control_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[.
         (folder / "memory.stat").write_text(f"anon 17\n{names[2]} {round(cached * 2**30)}\nshmem 0\n")
         monkeypatch.setitem(CONTROL_GROUPS, version, (mark, str(tmp_path), *names))
         return folder
+
+    return call
+
+
+@pytest.fixture
+def slurm_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Commands of SLURM that print a text (None: fail), to see what is made of it where there is no SLURM.
+
+    What they were asked is written, a line each, into the file that is returned.
+    """
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def call(**texts: str | None) -> Path:
+        for name in ("sbatch", "squeue", "sacct", "scontrol", "scancel"):
+            text = texts.get(name, "")
+            end = f"cat <<'END'\n{text}END\n" if text is not None else "echo it is down >&2\nexit 1\n"
+            (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/asked\n{end}')
+            (folder / name).chmod(0o755)
+        (folder / "asked").write_text("")
+        return folder / "asked"
 
     return call

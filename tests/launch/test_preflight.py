@@ -33,9 +33,7 @@ WRONG = "hardware=cpu d_model=0 training.lr=-1"
 TWO_MACHINES = "hardware=cpu hardware.nodes=2"
 
 
-@pytest.fixture(autouse=True)
-def no_cards(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+pytestmark = pytest.mark.usefixtures("no_cards")
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def begin(tmp_path, console):
 
     def call(jobs, **launcher):
         try:
-            launch(tmp_path / "sweep", LOCAL | launcher, jobs, None, console)
+            launch(Sweep(folder=tmp_path / "sweep", launcher=LOCAL | launcher, jobs=[]), jobs, console)
         finally:
             call.said = console.file.getvalue()
 
@@ -126,7 +124,7 @@ def _counted(calls, name, make, *args, **kwargs):
 
 def test_jobs_share_what_is_the_same_of_them(jobs, counted):
     """A look at the data, and a trace for each kind of experiment and of cards whose kernels are alike."""
-    plan = new_plan(on_cpu=False)
+    plan = new_plan(on_cluster=False)
     lines = {  # -> traces and looks at the data so far
         "hardware=v100": (1, 1),
         "hardware=v100 seed=1 training.lr=0.1 logger.every_n_steps=3": (1, 1),
@@ -154,16 +152,16 @@ def test_what_was_refused_once_is_refused_again_without_another_look(jobs, count
 def test_a_job_of_a_sweep_has_the_plan_that_it_would_have_alone(jobs):
     """But for when exactly the garbage collector let something go."""
     other, one = jobs("hardware=v100 training.lr=0.1", "hardware=v100 hardware.ram_gib=64", base=ON_CARDS)
-    together = new_plan(on_cpu=False)
+    together = new_plan(on_cluster=False)
     together(other.config)
-    plans = (together(one.config), new_plan(on_cpu=False)(one.config))
+    plans = (together(one.config), new_plan(on_cluster=False)(one.config))
     assert replace(plans[0], timeline={}) == replace(plans[1], timeline={})
 
 
 def test_a_cluster_is_asked_for_what_a_step_takes_of_the_host_and_this_machine_is_not(jobs, counted):
     (one,) = jobs(FINE)
-    assert new_plan(on_cpu=False)(one.config).peak_gib is None
-    assert new_plan(on_cpu=True)(one.config).peak_gib > 0
+    assert new_plan(on_cluster=False)(one.config).peak_gib is None
+    assert new_plan(on_cluster=True)(one.config).peak_gib > 0
     assert counted.count("trace") == 1
 
 

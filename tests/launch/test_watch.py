@@ -14,7 +14,7 @@ from vibench.launch.launch import SweepError, attend
 from vibench.launch.slurm import add_job
 from vibench.launch.sweep import Job, Sweep
 from vibench.launch.verdict import Verdict
-from vibench.launch.watch import SHOWN, counted, in_words, live_table, of_run, watch
+from vibench.launch.watch import SHOWN, counted, in_words, live_table, of_runs, watch
 
 RUN = {"host": "node7", "pid": 17, "process_started": "4", "started": 1.0}
 
@@ -78,7 +78,7 @@ def test_in_a_terminal_there_is_a_table_instead(told):
 
 
 def test_a_sweep_that_is_completed_is_over(told, console, capsys):
-    found = attend(told("completed", "completed"), None, LOCAL, console)
+    found = attend(told("completed", "completed"), None, console)
     assert [one.state for one in found.values()] == ["completed", "completed"]
     assert said(console).splitlines()[-1] == "2 completed"
 
@@ -87,7 +87,7 @@ def test_a_sweep_that_is_completed_is_over(told, console, capsys):
 def test_a_sweep_that_is_not_all_completed_has_failed_and_says_how_to_go_on(told, console, state, tmp_path):
     words = f"1 {state}, 1 completed; vibench-status {tmp_path} --rerun failed,lost goes on with them"
     with pytest.raises(SweepError, match=f"^{words}$") as end:
-        attend(told("completed", state), None, LOCAL, console)
+        attend(told("completed", state), None, console)
     assert end.value.started
 
 
@@ -154,39 +154,42 @@ def test_what_was_typed_is_no_markup_in_a_table(tmp_path):
 # a run on its own
 
 
+def of_run(run_dir):
+    return of_runs([run_dir])[run_dir]
+
+
 def test_a_run_that_slurm_never_had_is_not_asked_for(told):
     sweep = told("running")
     assert of_run(sweep.run_dir(sweep.jobs[0])).state == "running"
 
 
-def test_a_run_of_slurm_is_what_slurm_says_of_it(told, slurm):
+def test_a_run_of_slurm_is_what_slurm_says_of_it(told, slurm_says):
     sweep = told("preempted")
     run_dir = sweep.run_dir(sweep.jobs[0])
     add_job(run_dir, {"id": "12_0", "mem_mb": 1024, "why": ""})
-    slurm(squeue="12_0|PENDING|BeginTime|\n")
+    slurm_says(squeue="12_0|PENDING|BeginTime|\n")
     one = of_run(run_dir)
     assert (one.state, one.said, one.final) == ("preempted", "waits to go on (BeginTime)", False)
-    slurm(sacct="12_0|CANCELLED by 0|0:0|None assigned\n")
+    slurm_says(sacct="12_0|CANCELLED by 0|0:0|None assigned\n")
     assert of_run(run_dir).state == "cancelled"
 
 
 @pytest.mark.xfail(strict=True, reason="SlurmError of a run that said how it ended")
-def test_a_run_is_taken_at_its_word_where_slurm_does_not_answer(told, slurm):
+def test_a_run_is_taken_at_its_word_where_slurm_does_not_answer(told, slurm_says):
     sweep = told("failed")
     run_dir = sweep.run_dir(sweep.jobs[0])
     add_job(run_dir, {"id": "12_0", "mem_mb": 1024, "why": ""})
-    slurm(squeue=None)
+    slurm_says(squeue=None)
     assert of_run(run_dir).state == "failed"
 
 
-@pytest.mark.xfail(strict=True, reason="planned, it was never submitted: it was")
-def test_a_job_that_slurm_has_forgotten_was_submitted_all_the_same(told, slurm):
+def test_a_job_that_slurm_has_forgotten_was_submitted_all_the_same(told, slurm_says):
     """One that is cancelled in an array while it waits leaves no trace in SLURM."""
     sweep = told("submitted")
     run_dir = sweep.run_dir(sweep.jobs[0])
     (run_dir / "status.json").write_text(json.dumps(RUN | {"state": "submitted", "pid": None}))
     add_job(run_dir, {"id": "12_0", "mem_mb": 1024, "submitted": time.time() - 3600, "why": ""})
-    slurm()
+    slurm_says()
     one = of_run(run_dir)
     assert one.state != "planned"
     assert "never submitted" not in one.said

@@ -34,12 +34,12 @@ def config(small):
     return hardware(two, name="new", fp32_tflops=1.0, half_tflops=1.0, bandwidth_gbs=1.0)
 
 
-def within(config, time, requeues=0):
-    return hardware(config, slurm=slurm(time=time, requeues=requeues))
+def within(config, time):
+    return hardware(config, slurm=slurm(time=time))
 
 
-def took(config, micro_batch=8, windows=WINDOWS, scale=1.0):
-    return duration(config, LEVERS, micro_batch, windows, lambda make: work(scale))
+def took(config, micro_batch=8, windows=WINDOWS, scale=1.0, requeues=0):
+    return duration(config, LEVERS, micro_batch, windows, lambda make: work(scale), requeues)
 
 
 def measure(*steps, backbone="PatchTST", name="new"):
@@ -169,12 +169,12 @@ def test_the_pace_of_another_backbone_refuses_nothing(config):
 
 def test_a_run_that_is_begun_again_has_its_time_as_often(config, caplog):
     """11.4 s at best: within four times three seconds, and not within three times."""
-    assert took(within(config, "00:00:03", requeues=3)).run > 12 > best(config)
+    assert took(within(config, "00:00:03"), requeues=3).run > 12 > best(config)
     assert "THIS RUN MAY NOT END: about 16 s, and hardware.slurm.time=00:00:03" in caplog.text
     with pytest.raises(
         TimeFitError, match=r"=00:00:03, 3 times by hardware\.slurm\.requeues, ends it before; use more time"
     ):
-        took(within(config, "00:00:03", requeues=2))
+        took(within(config, "00:00:03"), requeues=2)
 
 
 @pytest.mark.parametrize("how", ["order", "schedule"])
