@@ -110,15 +110,6 @@ def test_the_debug_foundation_runs_complete(resolved, tmp_path, name):
     assert run_experiment(config, tmp_path)["state"] == "completed"
 
 
-def test_a_multirun_runs_every_combination_in_a_directory_of_its_own(vibench, tmp_path):
-    sweep = ("embedding=patch,hse", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    done = vibench("train", "-m", *TINY, "training.max_steps=2", "training.warmup_steps=0", *sweep)
-    assert done.returncode == 0, done.stderr
-    runs = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").glob("*/status.json"))]
-    assert [run["state"] for run in runs] == ["completed", "completed"]
-    assert vibench("status", "sweep").returncode == 0
-
-
 def test_tensorboard_is_written_beside_the_csv(tiny, tmp_path):
     pytest.importorskip("tensorboard", reason="the extra vibench[tensorboard] is not installed")
     run_experiment(tiny("logger=tensorboard", "training.max_steps=2", "training.warmup_steps=0"), tmp_path)

@@ -48,3 +48,14 @@ def test_its_configs_come_from_the_wheel(fresh, tmp_path):
     done = subprocess.run([fresh / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(ROOT) not in done.stdout
     assert "foundation/patchtst_debug" in done.stdout
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm"])
+def test_its_launchers_come_with_it(fresh, tmp_path, launcher):
+    """They are in a package of their own, which Hydra looks for."""
+    key = {"local": "jobs", "slurm": "at_once"}[launcher]
+    line = ("-m", "seed=0,1", f"hydra/launcher={launcher}", f"hydra.launcher.{key}=0")
+    done = subprocess.run([fresh / "vibench-train", *line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"vibench-train: hydra.launcher.{key}=0 is out of range: ")
+    assert list(tmp_path.glob("multirun_outputs/*/*/*/")) == []
