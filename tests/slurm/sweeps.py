@@ -94,7 +94,13 @@ class Watched:
     def trains(self, number: int) -> None:
         """Returns once a job has a checkpoint to go on from."""
         checkpoint = self.run_dir(number) / "checkpoints" / "last.ckpt"
-        wait_for(checkpoint.exists, PATIENCE_S, f"job {number} of {self.folder} has a checkpoint")
+        refused = 2  # an exit status; with another one the jobs may run on
+        wait_for(
+            lambda: checkpoint.exists() or self.process.poll() == refused,
+            PATIENCE_S,
+            f"job {number} has a checkpoint ({self.folder})",
+        )
+        assert self.process.poll() != refused, self.printed()
 
     def _until(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
         ended: list[bool] = []  # what it said last may come with its end
