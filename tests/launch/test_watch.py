@@ -174,7 +174,6 @@ def test_a_run_of_slurm_is_what_slurm_says_of_it(told, slurm_says):
     assert of_run(run_dir).state == "cancelled"
 
 
-@pytest.mark.xfail(strict=True, reason="SlurmError of a run that said how it ended")
 def test_a_run_is_taken_at_its_word_where_slurm_does_not_answer(told, slurm_says):
     sweep = told("failed")
     run_dir = sweep.run_dir(sweep.jobs[0])

@@ -13,12 +13,13 @@ from vibench.launch.sweep import Job, Sweep
 from vibench.report.status import promise
 from vibench.signals import deferred
 
-MAIN = """import ctypes, os, signal, sys
+MAIN = """import sys
+sys.path.pop(0)  # not what lies in this folder
+import ctypes, os, signal
 if sys.platform == "linux":  # it saves itself and ends when what began it is gone: PR_SET_PDEATHSIG of prctl(2)
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() != int(sys.argv[3]):
     sys.exit(1)
-sys.path.pop(0)  # not what lies in this folder
 from vibench.launch.attempt import main
 main()
 """

@@ -1,5 +1,6 @@
 """What becomes of a sweep, seen while it happens: a live table in a terminal, a line for each change elsewhere."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from vibench.launch.sweep import Job, Sweep
 from vibench.launch.verdict import Verdict, verdict
 from vibench.report.metrics_tail import last_step
 
+log = logging.getLogger("vibench")
 SHOWN = 30  # rows of a live table; what has ended well is left out first
 ORDER = (
     "failed",
@@ -54,7 +56,11 @@ def of_runs(runs: list[Path], place: Place | None = None) -> dict[Path, Verdict]
     alone = Sweep(folder=Path("/"), launcher={}, jobs=jobs)
     if not isinstance(place, Cluster):
         place = Cluster() if has_slurm() and any(jobs_of(run) for run in runs) else None
-    found = verdicts(alone, place)
+    try:
+        found = verdicts(alone, place)
+    except SlurmError as error:
+        log.warning(f"{error}: runs are taken at their word")
+        found = verdicts(alone, None)
     return {run: found[number] for number, run in enumerate(runs)}
 
 
