@@ -1,6 +1,7 @@
 """What tests share: composing a config in process, a tiny demo data set, and where things are."""
 
 import copy
+import gc
 import logging
 import os
 import subprocess
@@ -166,6 +167,7 @@ def _become(name: str, arguments: tuple[str, ...], cwd: Path, out: Path) -> None
     """Be the process of a command, and end."""
     code: Any = 1
     try:
+        gc.freeze()  # or a collection would copy all that the test's process has
         logging.getLogger().handlers.clear()  # of pytest
         os.chdir(cwd)
         for number, stream in ((1, "stdout"), (2, "stderr")):

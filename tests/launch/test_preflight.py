@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,7 +13,7 @@ from tests.launch.conftest import LOCAL, QUICK
 from vibench.config.frozen import read
 from vibench.config.plain import plain
 from vibench.errors import ConfigError
-from vibench.launch.launch import launch, submit
+from vibench.launch.launch import join, launch, submit
 from vibench.launch.preflight import RefusedError, check, new_plan, print_checks
 from vibench.launch.sweep import Sweep
 from vibench.launch.verdict import verdict
@@ -214,9 +213,30 @@ def test_another_sweep_in_its_directory_is_refused_and_stays_as_it_was(jobs, swe
     assert Sweep.read(tmp_path / "sweep") == before
 
 
-def test_jobs_may_be_added_to_a_sweep(jobs, sweep, here, console):
-    first, place = jobs("seed=0"), here()
-    made = sweep(first)
-    submit(made, first, place, skip_refused=False, on_duplicate="allow", console=console)
-    known = Path(made.folder / "manifest.json").read_text()
-    assert [job["name"] for job in json.loads(known)["jobs"]] == ["seed=0"]
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (("same", "same"), "job 1 the directory .*/sweep/same, that of job 0, too"),
+        (("a/b", "a/../a/b"), "job 1 the directory .*/sweep/a/b, that of job 0, too"),
+        (("0", "../1"), r"job 1 the directory .*/1, not below hydra\.sweep\.dir"),
+        (("/tmp/0", "1"), r"job 0 the directory /tmp/0, not below hydra\.sweep\.dir"),
+        (("0", "."), r"job 1 the directory .*/sweep, not below hydra\.sweep\.dir"),
+    ],
+)
+def test_every_job_has_a_directory_of_its_own_below_that_of_its_sweep(jobs, sweep, folders, words):
+    checked = jobs("seed=0", "seed=1")
+    for one, folder in zip(checked, folders, strict=True):
+        one.job.folder = folder
+    with pytest.raises(ConfigError, match=rf"hydra\.sweep\.subdir gives {words}; use \${{hydra\.job\.num}}"):
+        join(sweep([]), checked)
+
+
+def test_a_sweep_holds_the_jobs_that_it_had_and_those_that_come(jobs, sweep):
+    """Hydra hands them over in parts, where hydra.sweeper.max_batch_size says so."""
+    first, second, third = jobs("seed=0", "seed=1", "seed=2")
+    first.job.same_as = "/other"
+    made = sweep([first, second])
+    new = Sweep(folder=made.folder, launcher=made.launcher, jobs=[])
+    join(new, [*jobs("seed=0", "seed=1"), third])
+    assert [job.number for job in new.jobs] == [0, 1, 2]
+    assert [job.same_as for job in new.jobs] == ["/other", None, None]
