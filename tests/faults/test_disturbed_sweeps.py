@@ -224,3 +224,25 @@ def test_a_job_that_the_kernel_kills_for_memory_says_so_and_the_next_one_is_not_
     told = status(folder / "0")
     assert (told["kind"], sys.platform) == ("MEMORY", "linux")
     assert "the kernel killed a process of the run: all 1500 MB of the host's memory was taken" in told["error"]
+
+
+def test_of_two_sweeps_that_begin_at_once_only_one_runs_a_config(cache, tmp_path, monkeypatch):
+    """The other waits for it, and takes its result."""
+    monkeypatch.setenv("VIBENCH_CACHE", str(tmp_path / "cache"))
+    short = ("training.max_steps=2", "training.epochs=1", "training.warmup_steps=0", "hydra.launcher.on_duplicate=skip")
+    folders = [tmp_path / name for name in ("one", "other")]
+    both = [
+        subprocess.Popen(
+            command("train", *LINE, *short, "hydra.launcher.jobs=3", f"hydra.sweep.dir={folder}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for folder in folders
+    ]
+    for process in both:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        assert "3 completed" in said
+    for number in range(JOBS):
+        assert sum((folder / str(number) / "status.json").exists() for folder in folders) == 1
