@@ -2,9 +2,33 @@
 
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+
+class GridSweeper(Sweeper):
+    """Every combination of values. Hydra's own composes every job once more, only to see whether it can."""
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
+        self.max_batch_size, self.params = max_batch_size, params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[Any]:
+        from vibench.launch.launcher import batches
+
+        typed = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        done, first = [], 0
+        for batch in batches(self.config, typed, self.max_batch_size):
+            done.append(self.launcher.launch(batch, initial_job_idx=first))
+            first += len(batch)
+        return done
 
 
 class OptunaSweeper(Sweeper):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.vibench_launcher import VibenchLauncher
-from hydra_plugins.vibench_sweeper import OptunaSweeper
+from hydra_plugins.vibench_sweeper import GridSweeper, OptunaSweeper
 from vibench.config import schemas
 from vibench.config.compose import complaints_about, complaints_about_sweep, compose_all
 from vibench.config.describe import describe, options
@@ -65,7 +65,11 @@ def train(cfg: DictConfig) -> None:
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through instead of printing half a traceback
     schemas.register()
-    for plugin in (VibenchLauncher, OptunaSweeper):  # Hydra does not find them where vibench is installed editable
+    for plugin in (
+        VibenchLauncher,
+        GridSweeper,
+        OptunaSweeper,
+    ):  # Hydra does not find them where vibench is installed editable
         Plugins.instance().register(plugin)
     arguments = sys.argv[1:]
     try:

@@ -35,4 +35,13 @@ class OptunaSweeperConfig:
     storage: str | None = setting("URL of a database; null: study.db in the sweep's directory")
 
 
-SCHEMAS = {"optuna": OptunaSweeperConfig}
+@dataclass(kw_only=True, slots=True)
+class GridSweeperConfig:
+    """Every combination."""
+
+    _target_: str = "hydra_plugins.vibench_sweeper.GridSweeper"
+    max_batch_size: int | None = setting("jobs that are handed to the launcher at once; null: all", low=1)
+    params: dict[str, str] | None = setting("key -> values, beside those of the command line; null: none")
+
+
+SCHEMAS = {"grid": GridSweeperConfig, "optuna": OptunaSweeperConfig}

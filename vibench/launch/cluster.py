@@ -102,13 +102,14 @@ class Cluster:
 
         executor = submitit.SlurmExecutor(folder=sweep.folder.absolute() / ".submitit")
         executor.update_parameters(
+            job_name=options["job-name"],
             time=None,  # said by the options, or the partition's own
             nodes=options["nodes"],
             ntasks_per_node=1,
             wckey=None,
             setup=setup,
             array_parallelism=self.at_once or len(group),
-            additional_parameters=options,
+            additional_parameters={key: value for key, value in options.items() if key != "job-name"},
             stderr_to_stdout=True,
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={options['cpus-per-task']}"],
         )

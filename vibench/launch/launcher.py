@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext
@@ -24,7 +26,15 @@ from vibench.launch.search import Search
 from vibench.launch.sweep import Job, Sweep
 
 NUMBERED = "${hydra.job.num}"
-OURS = ("train", "pkg://vibench.conf")  # primary config, and where it lies
+OURS = ("train", "vibench.conf")  # primary config, and where it lies
+
+
+def batches(master: DictConfig, arguments: list[str], size: int | None) -> list[list[list[str]]]:
+    """The jobs of every combination, in parts; what was typed is written to ``multirun.yaml``."""
+    folder = Path(master.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(master, folder / "multirun.yaml")
+    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), size)
 
 
 def run(
