@@ -21,14 +21,10 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[Any]:
-        from vibench.launch.launcher import batches
+        from vibench.launch.launcher import grid
 
         typed = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        done, first = [], 0
-        for batch in batches(self.config, typed, self.max_batch_size):
-            done.append(self.launcher.launch(batch, initial_job_idx=first))
-            first += len(batch)
-        return done
+        return grid(self.launcher, self.config, typed, self.max_batch_size)
 
 
 class OptunaSweeper(Sweeper):

@@ -10,6 +10,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +21,7 @@ from vibench.config.plain import plain
 from vibench.config.setting import complaints_about
 from vibench.config.sweeper import SCHEMAS as SWEEPERS
 from vibench.errors import ConfigError
-from vibench.launch.launch import launch
+from vibench.launch.launch import SweepError, launch
 from vibench.launch.preflight import Checked, Composer, composed, examined
 from vibench.launch.search import Search
 from vibench.launch.sweep import Job, Sweep
@@ -29,12 +30,25 @@ NUMBERED = "${hydra.job.num}"
 OURS = ("train", "vibench.conf")  # primary config, and where it lies
 
 
-def batches(master: DictConfig, arguments: list[str], size: int | None) -> list[list[list[str]]]:
-    """The jobs of every combination, in parts; what was typed is written to ``multirun.yaml``."""
+def grid(launcher: Launcher, master: DictConfig, arguments: list[str], size: int | None) -> list[Any]:
+    """Launch every combination, in parts of that size; what was typed is written to ``multirun.yaml``.
+
+    Raises:
+        SweepError: of the last part in which not all jobs were completed, after all parts.
+    """
     folder = Path(master.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(master, folder / "multirun.yaml")
-    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), size)
+    returns, first, failed = [], 0, None
+    for batch in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), size):
+        try:
+            returns.append(launcher.launch(batch, initial_job_idx=first))
+        except SweepError as error:
+            failed = error
+        first += len(batch)
+    if failed is not None:
+        raise failed
+    return returns
 
 
 def run(
