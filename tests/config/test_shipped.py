@@ -119,8 +119,9 @@ def test_a_file_names_its_schema_first_and_itself_last(group, name):
 def test_the_root_names_its_schema_then_the_groups_then_itself_then_the_experiment():
     defaults = plain(read("train"))["defaults"]
     assert defaults[0] == "/schema/experiment@_here_"
-    assert [next(iter(entry)) for entry in defaults[1:-3]] == PARTS
-    assert defaults[-3:] == ["_self_", {"experiment": None}, {"override hydra/launcher": "local"}]
+    assert [next(iter(entry)) for entry in defaults[1:-4]] == PARTS
+    ours = [{"override hydra/launcher": "local"}, {"override hydra/sweeper": "grid"}]
+    assert defaults[-4:] == ["_self_", {"experiment": None}, *ours]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

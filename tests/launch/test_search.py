@@ -35,7 +35,7 @@ def refused(command, cache, tmp_path):
             r"hydra\.sweeper\.metric=accuracy is produced by no enabled task; use one of",
         ),
         (f"{LR} training.monitor=null", r"hydra\.sweeper\.metric=None is produced by no enabled task; use one of loss"),
-        (f"{LR} d_model=interval(16,64)", r"d_model has the wrong type: .*'16\.0'.*; give a whole number"),
+        (f"{LR} d_model=interval(16,64)", r"d_model=16\.0 has the wrong type: .*; give a whole number"),
         ("training.lr=interval(1.0,0.1)", r"training\.lr=interval\(1\.0,0\.1\) is no interval; give two numbers"),
         (
             f"{LR} hydra/launcher=slurm hydra.launcher.detach=true",
