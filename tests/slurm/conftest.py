@@ -11,7 +11,7 @@ import pytest
 from tests.slurm import machine
 from tests.slurm.cluster import Cluster
 from tests.slurm.commands import empty_queue
-from tests.slurm.sweeps import DROPS, LONG, Watched, command
+from tests.slurm.sweeps import DROPS, LONG, PATIENCE_S, Watched, command
 
 AT_ONCE = 4  # scenarios; they mostly wait, and each job takes a core for some seconds
 
@@ -62,9 +62,9 @@ def _outcomes(request: pytest.FixtureRequest, begin: Callable[..., Watched]) -> 
     calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     asked = [params["outcome"] for params in calls if "outcome" in params]
     mine = [scenario for scenario in dict.fromkeys(asked) if scenario.__module__ == request.module.__name__]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {scenario: pool.submit(scenario, begin) for scenario in mine}
-        pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(AT_ONCE)
+    yield {scenario: pool.submit(scenario, begin) for scenario in mine}
+    pool.shutdown(wait=False, cancel_futures=True)  # those that are left end with the processes that they wait for
 
 
 @pytest.fixture
@@ -74,12 +74,19 @@ def outcome(request: pytest.FixtureRequest, _outcomes: dict[object, Future]) -> 
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of ``DROPS`` and ``LONG`` that nothing happened to."""
+def _left_alone(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen, Path]]:
+    """Begun at once, so that it is there when it is asked for."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    subprocess.run(
-        command("train", *DROPS, LONG, "hardware=cpu", "hardware.device=cpu", f"hydra.run.dir={folder}"),
-        check=True,
-        capture_output=True,
-    )
+    here = ("hardware=cpu", "hardware.device=cpu", f"hydra.run.dir={folder}")
+    process = subprocess.Popen(command("train", *DROPS, LONG, *here), stdout=subprocess.DEVNULL)
+    yield process, folder
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def undisturbed(_left_alone: tuple[subprocess.Popen, Path]) -> Path:
+    """A run of ``DROPS`` and ``LONG`` that nothing happened to."""
+    process, folder = _left_alone
+    assert process.wait(PATIENCE_S) == 0
     return folder

@@ -1,6 +1,8 @@
 """A sweep on the test cluster, begun by a process of its own as a user's, and what it says while it is watched."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,11 +26,11 @@ DROPS = (  # draws in every step, so that a run that goes on wrongly ends elsewh
     "backbone.d_ff=32",
     "backbone.dropout=0.2",
 )
-LONG = "training.epochs=100"  # a quarter of a minute more
-SHORT_AND_LONG = "training.epochs=1,100"  # jobs 0 and 1
+LONG = "training.epochs=40"  # half a dozen seconds more
+SHORT_AND_LONG = "training.epochs=1,40"  # jobs 0 and 1
 QUIET = "--output=/dev/null"
 SEEN_S = 30  # within which who watches a sweep is told
-PATIENCE_S = 150  # for what takes a few seconds where nothing else runs
+PATIENCE_S = 240  # for what takes some seconds where nothing else runs
 LINE = re.compile(
     r"^(?P<time>\d\d:\d\d:\d\d) (?P<number>\d+) .*?: (?P<state>[a-z]+(?: [A-Z]+)?)"
     r"(?: \(job (?P<job>\S+?)(?: on (?P<where>\S+))?\))?(?:: (?P<said>.*))?$"
@@ -101,6 +103,13 @@ class Watched:
             f"job {number} has a checkpoint ({self.folder})",
         )
         assert self.process.poll() != refused, self.printed()
+
+    def holds(self, number: int) -> int:
+        """A job stays in its training until SLURM has to say something to it, which wakes it: its process."""
+        self.trains(number)
+        rank = rank_of(self.run_dir(number))
+        os.kill(rank, signal.SIGSTOP)
+        return rank
 
     def _until(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
         ended: list[bool] = []  # what it said last may come with its end

@@ -18,7 +18,7 @@ def cancelled_and_repeated(begin: Begin) -> tuple[Watched, Watched, list[str], W
     sweep = begin(*line, "--detach")
     sweep.ends()
     for number in (0, 1):
-        sweep.trains(number)
+        sweep.holds(number)
     cancel = sweep.with_status("--cancel")
     cancel.ends()
     wait_for(lambda: not {*sweep.jobs(0), *sweep.jobs(1)} & {row["id"] for row in squeue("--array")}, 30, "both end")

@@ -24,7 +24,6 @@ from tests.slurm.sweeps import (
     Watched,
     of,
     on,
-    rank_of,
 )
 
 Begin = Callable[..., Watched]
@@ -35,9 +34,9 @@ NONE, NINE = "hardware.slurm.requeues=0", "hardware.slurm.requeues=9"
 
 
 def in_the_middle(sweep: Watched) -> Watched:
-    """Its short job is completed, and the long one has begun to train."""
+    """Its short job is completed, and the long one is in its training."""
+    sweep.holds(LAST)
     sweep.says(SHORT, "completed", seconds=PATIENCE_S)
-    sweep.trains(LAST)
     return sweep
 
 
@@ -50,8 +49,7 @@ def over_its_time(begin: Begin) -> tuple[Watched, dict[str, Any], list[str], Wat
     limit = ("hardware.slurm.time=00:02:00", "hardware.slurm.warn_s=45", "hardware.slurm.requeues=0,9")
     sweep = begin(*DROPS, *on("a100"), LONG, *limit)
     for number in (0, 1):
-        sweep.trains(number)
-        os.kill(rank_of(sweep.run_dir(number)), signal.SIGSTOP)  # SLURM wakes it with what it has to say
+        sweep.holds(number)
     sweep.says(0, "failed TIMEOUT", seconds=90)
     sweep.says(1, "preempted")
     sweep.ends()
@@ -174,8 +172,10 @@ def left_by_kill(begin: Begin) -> tuple[Watched, Watched, Watched, Watched]:
     """And asked for while the jobs run, until they are over, and after that."""
     sweep = begin(*DROPS, *on("a100"), SHORT_AND_LONG).submitted()
     sweep.process.kill()
-    sweep.trains(LAST)
+    rank = sweep.holds(LAST)
     before, until = sweep.with_status(), sweep.with_status("--watch")
+    before.ends()
+    os.kill(rank, signal.SIGCONT)
     until.ends()
     after = sweep.with_status()
     after.ends()
@@ -208,7 +208,8 @@ def test_ctrl_c_leaves_the_jobs_to_slurm_and_says_how_to_look_at_them(
 ):
     sweep, watching = outcome
     assert sweep.ends() == 128 + signal.SIGINT
-    assert f"detached, the jobs run on: vibench-status {sweep.folder}" in sweep.printed()
+    assert "detached" in sweep.printed()
+    assert f"vibench-status {sweep.folder} shows them, --watch waits for them, --cancel ends them" in sweep.printed()
     assert "Traceback" not in sweep.printed()
     assert (watching.ends(), watching.verdicts()) == (0, BOTH_COMPLETED)
     assert [sweep.attempts(number) for number in (SHORT, LAST)] == [["COMPLETED"], ["COMPLETED"]]

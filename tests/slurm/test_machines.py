@@ -13,7 +13,7 @@ from tests.end_to_end.test_ranks import ALIKE
 from tests.faults.runs import events, status_of, weights
 from tests.slurm import processes
 from tests.slurm.commands import ask, sacct
-from tests.slurm.sweeps import PATIENCE_S, Watched, of
+from tests.slurm.sweeps import Watched, of
 from vibench.run import run_experiment
 
 Begin = Callable[..., Watched]
@@ -45,7 +45,7 @@ def on_two_machines(begin: Begin) -> Watched:
     sweep.trains(1)
     ask("scancel", "--signal=USR2", sweep.jobs(1)[-1])
     sweep.says_more(1)
-    sweep.ends(2 * PATIENCE_S)
+    sweep.ends()
     return sweep
 
 

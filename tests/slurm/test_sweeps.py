@@ -13,7 +13,7 @@ import pytest
 from tests.faults.runs import events, rows, status_of
 from tests.slurm.cluster import Cluster
 from tests.slurm.commands import ask, sacct, wait_for
-from tests.slurm.sweeps import ANY_BACKBONE, DROPS, PATIENCE_S, TINY, Watched, of, on
+from tests.slurm.sweeps import ANY_BACKBONE, DROPS, TINY, Watched, of, on
 
 Begin = Callable[..., Watched]
 BACKBONES = ("dlinear", "timesnet", "patchtst", "fno")
@@ -32,7 +32,7 @@ def twelve(begin: Begin) -> Watched:
         f"hardware={','.join(HARDWARE)}",
         "hardware.slurm.time=00:10:00",
     )
-    sweep.ends(2 * PATIENCE_S)
+    sweep.ends()
     return sweep
 
 

@@ -31,9 +31,9 @@ def forgetful(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def sweep(forgetful: Cluster, begin: Callable[..., Watched]) -> Watched:
     """Of three jobs one is left alone, one is cancelled, and of one everything is killed that could say something."""
     sweep = begin(*DROPS, *on("a100"), LONG, "seed=0,1,2")
-    sweep.trains(CANCELLED)
+    sweep.holds(CANCELLED)
+    sweep.holds(KILLED)
     ask("scancel", sweep.jobs(CANCELLED)[-1])
-    sweep.trains(KILLED)
     os.kill(status_of(sweep.run_dir(KILLED))["pid"], signal.SIGKILL)
     sweep.ends()
     return sweep
