@@ -200,6 +200,19 @@ def test_two_jobs_in_one_directory_are_refused(refused):
     ), line
 
 
+def test_a_primary_config_of_ones_own_is_the_one_that_every_job_is_composed_from(command, cache, tmp_path):
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - train\n  - _self_\nd_model: 0\n")
+    own = [text for text in QUICK if not text.startswith("d_model")]
+    line = ("--config-dir=.", "--config-name=mine", "-m", *own, "seed=0,1", "hydra.sweep.dir=sweep")
+    done = command("train", *line, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.findall(r"^(\d): d_model=0 is out of range", done.stdout, re.M) == ["0", "1"]
+    assert list(tmp_path.glob("sweep/*/")) == []
+    again = command("status", "sweep", "--rerun", "refused", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "--config-name mine; type the line of the sweep again, with hydra.sweep.dir=sweep" in again.stderr
+
+
 def test_a_plan_that_is_refused_ends_with_2_and_the_table_says_why(command, cache, tmp_path):
     line = ("-m", *QUICK, "seed=0,1", "hardware.ram_gib=0.1,null", "hydra.sweep.dir=sweep")
     done = command("train", *line, cwd=tmp_path)
