@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 class GridSweeper(Sweeper):
     """Every combination of values. Hydra's own composes every job once more, only to see whether it can."""
 
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
-        self.max_batch_size, self.params = max_batch_size, params or {}
+    def __init__(self, max_batch_size: int | None, params: dict[str, str]) -> None:
+        self.max_batch_size, self.params = max_batch_size, params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config

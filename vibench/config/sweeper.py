@@ -41,7 +41,7 @@ class GridSweeperConfig:
 
     _target_: str = "hydra_plugins.vibench_sweeper.GridSweeper"
     max_batch_size: int | None = setting("jobs that are handed to the launcher at once; null: all", low=1)
-    params: dict[str, str] | None = setting("key -> values, beside those of the command line; null: none")
+    params: dict[str, str] = setting("key -> values, beside those of the command line")
 
 
 SCHEMAS = {"grid": GridSweeperConfig, "optuna": OptunaSweeperConfig}

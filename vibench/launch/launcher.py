@@ -36,6 +36,7 @@ def grid(launcher: Launcher, master: DictConfig, arguments: list[str], size: int
     Raises:
         SweepError: of the last part in which not all jobs were completed, after all parts.
     """
+    checked({"max_batch_size": size}, "sweeper", SWEEPERS["grid"])
     folder = Path(master.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(master, folder / "multirun.yaml")
