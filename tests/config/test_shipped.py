@@ -235,11 +235,12 @@ def target(schema: type) -> str:
 
 @pytest.fixture(scope="module")
 def chosen(composed: Callable[..., DictConfig]) -> Callable[..., dict[str, object]]:
-    """The values of a group of Hydra's when an option is chosen."""
+    """The values of a group of Hydra's when an option is chosen; each composed once."""
 
-    def call(group: str, name: str, *overrides: str) -> dict[str, object]:
+    @cache
+    def call(group: str, name: str) -> dict[str, object]:
         with initialize_config_module("vibench.conf", version_base="1.3"):
-            cfg = compose("train", [f"hydra/{group}={name}", *overrides], return_hydra_config=True)
+            cfg = compose("train", [f"hydra/{group}={name}"], return_hydra_config=True)
         return dict(leaves(plain(cfg.hydra[group])))
 
     return call
