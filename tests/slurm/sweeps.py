@@ -64,6 +64,7 @@ class Watched:
 
     Attributes:
         folder: of the sweep.
+        cpu_s: seconds of a core that it took, once it is over.
     """
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
@@ -73,6 +74,16 @@ class Watched:
             self.process = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
             )
+        self.cpu_s = 0.0
+
+    def code(self) -> int | None:
+        """Its exit status; None while it runs."""
+        if self.process.returncode is None:
+            pid, ended, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if pid:
+                self.process.returncode = os.waitstatus_to_exitcode(ended)
+                self.cpu_s = usage.ru_utime + usage.ru_stime
+        return self.process.returncode
 
     def printed(self) -> str:
         return self._file.read_text()
@@ -98,11 +109,11 @@ class Watched:
         checkpoint = self.run_dir(number) / "checkpoints" / "last.ckpt"
         refused = 2  # an exit status; with another one the jobs may run on
         wait_for(
-            lambda: checkpoint.exists() or self.process.poll() == refused,
+            lambda: checkpoint.exists() or self.code() == refused,
             PATIENCE_S,
             f"job {number} has a checkpoint ({self.folder})",
         )
-        assert self.process.poll() != refused, self.printed()
+        assert self.code() != refused, self.printed()
 
     def holds(self, number: int) -> int:
         """A job stays in its training until SLURM has to say something to it, which wakes it: its process."""
@@ -115,11 +126,11 @@ class Watched:
         ended: list[bool] = []  # what it said last may come with its end
 
         def over() -> bool:
-            ended.append(self.process.poll() is not None)
+            ended.append(self.code() is not None)
             return holds() or ended[-1]
 
         wait_for(over, seconds, f"{what} ({self.folder})")
-        assert holds(), f"it ended with {self.process.poll()} before {what}:\n{self.printed()}"
+        assert holds(), f"it ended with {self.code()} before {what}:\n{self.printed()}"
 
     def submitted(self) -> "Watched":
         """Itself, once its jobs are in the queue and it watches them."""
@@ -128,8 +139,8 @@ class Watched:
 
     def ends(self, seconds: float = PATIENCE_S) -> int:
         """Its exit status, once it is over."""
-        wait_for(lambda: self.process.poll() is not None, seconds, f"it is over ({self.folder})")
-        return self.process.wait()
+        wait_for(lambda: self.code() is not None, seconds, f"it is over ({self.folder})")
+        return self.process.returncode
 
     def with_status(self, *flags: str) -> "Watched":
         """``vibench-status`` of it, begun."""

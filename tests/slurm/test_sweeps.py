@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import events, rows, status_of
+from tests.faults.runs import assert_same_end, events, rows, status_of
 from tests.slurm.cluster import Cluster
-from tests.slurm.commands import ask, sacct, wait_for
+from tests.slurm.commands import ask, sacct, scontrol_show, wait_for
 from tests.slurm.sweeps import ANY_BACKBONE, DROPS, TINY, Watched, of, on
 
 Begin = Callable[..., Watched]
@@ -87,7 +87,7 @@ def test_what_a_run_raises_is_the_end_of_its_job(outcome: Watched):
     assert "the loss of classification is nan at step" in status_of(outcome.run_dir(0))["error"]
 
 
-WIDE = (  # on a CPU it takes as much of the host as is planned for the card: 0.7, 2.3 and 4 GiB
+WIDE = (  # on a CPU it takes as much of the host as is planned for the card
     *(text for text in TINY if not text.startswith(("task.", "d_model=", "data.stride"))),
     "data.stride=64",
     "task=classification",
@@ -95,50 +95,55 @@ WIDE = (  # on a CPU it takes as much of the host as is planned for the card: 0.
     "backbone=transformer",
     "backbone.e_layers=1",
     "backbone.dropout=0",
-    "backbone.d_ff=32,3072,6144",
     "d_model=32",
     "training.global_batch_size=192",
     "training.max_steps=2",
     "training.checkpointing=none",
     "hardware=a100_80",
 )
-MEM_MB, MORE_MB = 2120, 3180  # what the plan for the card says, and half as much again
+WIDTH, TWICE = "backbone.d_ff=3072", "backbone.d_ff=4800"  # take 2.4 and 3.4 GB
+MEM_MB, MORE_MB, ENOUGH_MB = 2120, 3180, 4000  # what the plan for the card says, half as much again, and what will do
 
 
-def starved(begin: Begin) -> Watched:
-    """Jobs that are planned for a card, but run on the CPU; the memory that they ask for does for the first."""
+def starved(begin: Begin) -> tuple[Watched, Watched]:
+    """Jobs that are planned for a card, but run on the CPU. One of them has enough memory for that."""
     if Cluster(Path(os.environ["SLURM_CONF"]).parent).memory != "cgroup":
         pytest.skip("the kernel limits no memory of jobs here")
-    sweep = begin(*WIDE, f"hardware.slurm.mem_mb={MEM_MB}")
-    sweep.ends()
-    return sweep
+    sweep = begin(*WIDE, WIDTH, f"hardware.slurm.mem_mb={MEM_MB},{ENOUGH_MB}")
+    twice = begin(*WIDE, TWICE, f"hardware.slurm.mem_mb={MEM_MB}")
+    for one in (sweep, twice):
+        one.ends()
+    return sweep, twice
 
 
 @of(starved)
-def test_a_run_that_the_kernel_kills_asks_once_for_more_memory(outcome: Watched):
-    first, second = outcome.jobs(1)
-    told = status_of(outcome.run_dir(1))
-    assert (told["state"], [attempt["kind"] for attempt in told["attempts"]]) == ("completed", ["MEMORY"])
-    assert f"the kernel killed it at {MEM_MB} MB of the host; job {second} asks for {MORE_MB} MB and goes on" in events(
-        outcome.run_dir(1)
-    )
-    assert [row["State"] for row in sacct(first, steps=True)] == ["FAILED", "FAILED", "OUT_OF_MEMORY"]
-    (again,) = sacct(second, ("State", "ReqMem"))
-    assert again == {"State": "COMPLETED", "ReqMem": f"{MORE_MB}M"}
+def test_a_run_that_the_kernel_kills_asks_once_for_more_memory(outcome: tuple[Watched, Watched]):
+    sweep, _ = outcome
+    first, second = sweep.jobs(0)
+    assert sweep.ends() == 0
+    assert set(sweep.verdicts().values()) == {"completed"}
+    told = status_of(sweep.run_dir(0))
+    assert [attempt["kind"] for attempt in told["attempts"]] == ["MEMORY"]
+    said = f"the kernel killed it at {MEM_MB} MB of the host; job {second} asks for {MORE_MB} MB and goes on"
+    assert said in events(sweep.run_dir(0))
+    assert "OUT_OF_MEMORY" in [row["State"] for row in sacct(first, steps=True)]
+    assert sacct(second, ("State", "ReqMem")) == [{"State": "COMPLETED", "ReqMem": f"{MORE_MB}M"}]
+    assert [len(sweep.jobs(1)), sweep.attempts(1)] == [1, ["COMPLETED"]]
+    assert_same_end(sweep.run_dir(0), sweep.run_dir(1))
 
 
 @of(starved)
-def test_one_for_which_that_is_too_little_as_well_is_failed_for_memory(outcome: Watched):
-    assert outcome.ends() == 1
-    assert len(outcome.jobs(2)) == 2
-    assert "OUT_OF_MEMORY" in [row["State"] for row in sacct(outcome.jobs(2)[-1], steps=True)]
-    assert outcome.attempts(2)[-1] in ("FAILED", "OUT_OF_MEMORY")
-    told = status_of(outcome.run_dir(2))
+def test_one_for_which_that_is_too_little_as_well_is_failed_for_memory(outcome: tuple[Watched, Watched]):
+    _, twice = outcome
+    assert twice.ends() == 1
+    assert list(twice.verdicts().values()) == ["failed MEMORY"]
+    assert len(twice.jobs(0)) == 2
+    for job in twice.jobs(0):
+        assert "OUT_OF_MEMORY" in [row["State"] for row in sacct(job, steps=True)]
+        assert sacct(job)[-1]["State"] in ("FAILED", "OUT_OF_MEMORY")
+    told = status_of(twice.run_dir(0))
     assert (told["state"], told["kind"]) == ("failed", "MEMORY")
     assert f"all {MORE_MB} MB of the host's memory was taken" in told["error"]
-    names = [f"backbone.d_ff={width}" for width in (32, 3072, 6144)]
-    assert outcome.verdicts() == dict(zip(names, ("completed", "completed", "failed MEMORY"), strict=True))
-    assert outcome.attempts(0) == ["COMPLETED"]
 
 
 def commented(comment: str) -> str:
@@ -154,6 +159,7 @@ def queued(comment: str) -> list[str]:
     return [number for number, told in pairs if told == comment]
 
 
+IMPORTS_S, PLANNED_S = 6, 3  # of torch and all else; of a plan, for each job
 IMPOSSIBLE = ("d_model=16,65536,32", "hardware=a100_80")  # the second has weights for several cards
 
 
@@ -166,6 +172,7 @@ def refused(begin: Begin) -> Watched:
 @of(refused)
 def test_one_job_that_does_not_fit_its_card_keeps_all_out_of_the_queue(outcome: Watched):
     assert outcome.ends() == 2
+    assert outcome.cpu_s < IMPORTS_S + 3 * PLANNED_S
     assert queued("refused") == []
     assert not list((outcome.folder / ".submitit").glob("*"))
     assert "1 of 3 jobs are refused, nothing was started" in outcome.printed()
@@ -241,26 +248,26 @@ def test_a_refused_job_runs_once_its_file_is_mended(outcome: tuple[Watched, Watc
     assert "lr: 0.002" in (sweep.run_dir(1) / "config.yaml").read_text()
 
 
-def five_hundred(begin: Begin) -> tuple[Watched, float, list[str], Watched, Watched]:
-    """Submitted and left, held back; then all are ended. With the CPU seconds of the first."""
+def five_hundred(begin: Begin) -> tuple[Watched, list[str], str, Watched, Watched]:
+    """Submitted and left, held back; then all are ended."""
     held = "hardware.slurm.sbatch=[--hold,'--comment=many']"
-    sweep = begin(*DROPS, *on("a100"), "seed=range(1000,1500)", held, "--detach")
-    _, status, usage = os.wait4(sweep.process.pid, 0)
-    assert status == 0, sweep.printed()
-    waiting = queued("many")
+    sweep = begin(*DROPS, *on("a100"), "seed=range(1000,1500)", held, "hydra.launcher.at_once=7", "--detach")
+    assert sweep.ends() == 0, sweep.printed()
+    waiting, throttle = queued("many"), scontrol_show(sweep.jobs(0)[0])["ArrayTaskThrottle"]
     cancel = sweep.with_status("--cancel")
     cancel.ends()
     wait_for(lambda: not ask("squeue", "--noheader", "--format=%k").count("many"), 30, "all have left the queue")
     after = sweep.with_status()
     after.ends()
-    return sweep, usage.ru_utime + usage.ru_stime, waiting, cancel, after
+    return sweep, waiting, throttle, cancel, after
 
 
 @of(five_hundred)
 def test_five_hundred_jobs_are_submitted_in_a_minute_and_a_half_and_ended_together(outcome: tuple):
-    sweep, seconds, waiting, cancel, after = outcome
-    print(f"500 jobs: {seconds:.1f} CPU s, one plan and the import of torch among it")
-    assert seconds < 90
+    sweep, waiting, throttle, cancel, after = outcome
+    print(f"500 jobs: {sweep.cpu_s:.1f} CPU s, one plan and the import of torch among it")
+    assert sweep.cpu_s < 90
+    assert throttle == "7"
     jobs = [sweep.jobs(number)[0] for number in range(500)]
     assert set(jobs) <= set(waiting)
     assert len(set(jobs)) == 500
