@@ -12,7 +12,7 @@ install: $(VENV)/installed  ## .venv with vibench and everything its tests need,
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mat,tensorboard,pictures,int8,search,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mat,tensorboard,pictures,int8,search,eeg,dev]'
 	@touch $@
 
 train: install  ## the embedded example: simulated machines, on this machine; more with ARGS="backbone=dlinear"

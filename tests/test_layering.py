@@ -24,7 +24,7 @@ ORDER = (
     ("memory",),
     ("training",),
     ("report",),
-    ("proving",),
+    ("proving", "prediction"),
     ("experiment",),
     ("rank",),
     ("processes",),

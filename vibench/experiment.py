@@ -127,6 +127,9 @@ def _train_and_prove(config: ExperimentConfig, run_dir: Path, known: dict[str, A
         start = resume["vibench"]["start"]
     elif (start := start_from(model, config, data.classes)) is not None:
         audit_start(data.certificate, start["seen"], "training.init_from", config.data.allow_leaky)
+    if resume is None:
+        for task in model.tasks.values():
+            task.meet(data)
     if not rank():
         write_json(run_dir / "split.json", data.certificate)
         _say_what_starts(data, plan, device)
@@ -232,7 +235,7 @@ def seed_everything(seed: int) -> None:
 
 def _plan(config: ExperimentConfig, data: Data, sizes: dict[str, int], free: float | None, run_dir: Path) -> MemoryPlan:
     """Made for the card, of which ``free`` GiB are free; written beside the results."""
-    windows = {name: len(split) for name, split in data.splits.items()}
+    windows = {name: len(split) for name, split in data.splits.items()} | {"train": len(data.draw)}
     plan = plan_memory(config, **sizes, windows=windows, requeues=requeues_left())
     if free is not None:
         plan = refit(config, plan, free, **sizes, windows=windows)

@@ -95,4 +95,4 @@ def freeze(model: Model, parts: list[str]) -> None:
 
 def targets(config: ExperimentConfig) -> dict[str, Target]:
     """Task -> how its target is read from a recording; needs no model."""
-    return {name: get_class(task._target_).target(task) for name, task in config.task.items()}
+    return {name: get_class(task._target_).target(task, config.data.window) for name, task in config.task.items()}

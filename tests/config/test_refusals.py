@@ -41,7 +41,7 @@ MISTAKES = {
     ],
     "backbone": [
         ("backbone=patchts", "backbone", "did you mean patchtst?"),
-        ("backbone=nothing_like_it", "backbone", "there are dlinear, fno, mamba2, patchtst"),
+        ("backbone=nothing_like_it", "backbone", "there are bimamba_gnn, dlinear, fno, mamba2, patchtst"),
         ("backbone=???", "backbone", ""),
         ("backbone=null", "backbone", "one file in conf/backbone"),
         ("backbone=5", "backbone", "one file in conf/backbone"),

@@ -51,6 +51,7 @@ def written(file: str) -> dict[str, object]:
     return dict(leaves({key: value for key, value in plain(read(file)).items() if key not in ("defaults", "hydra")}))
 
 
+MEASURED = {"data=cwru", "data=femto", "data=eeg", "experiment=seizure_v3", "experiment=seizure_v3_a100"}
 PARTS = [group for group in GROUPS if group != "experiment"]
 FILES = [(group, name) for group in PARTS for name in names(group)]
 EXPERIMENTS = names("experiment")
@@ -64,7 +65,7 @@ def accepted(composed: Callable[..., DictConfig], tmp_path: Path) -> Callable[..
     store.write_bytes(HDF5)
 
     def call(*overrides: str) -> list[str]:
-        measured = [f"data.store={store}"] if {"data=cwru", "data=femto"} & set(overrides) else []
+        measured = [f"data.store={store}"] if MEASURED & set(overrides) else []
         return examine(composed(*overrides, *measured))[0]
 
     return call

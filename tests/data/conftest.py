@@ -14,7 +14,7 @@ from vibench.config.experiment import ExperimentConfig
 from vibench.data.batch import Target
 from vibench.data.build import build
 from vibench.data.loader import Data
-from vibench.data.store import RawRecording, write_store
+from vibench.data.writing import RawRecording, write_store
 from vibench.model import targets
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.data.conftest import raw
 from vibench.data.build import build
-from vibench.data.store import write_store
+from vibench.data.writing import write_store
 from vibench.errors import DataError
 
 NAMED = {"train": ["a", "b"], "test": ["c"]}

@@ -11,7 +11,8 @@ import pytest
 from numpy.random import default_rng
 
 from tests.data.conftest import raw
-from vibench.data.store import Store, write_store
+from vibench.data.store import Store
+from vibench.data.writing import write_store
 from vibench.errors import DataError
 
 MADE = [

@@ -6,7 +6,7 @@ import pytest
 
 from tests.data.conftest import raw
 from vibench.data.build import build, survey
-from vibench.data.store import write_store
+from vibench.data.writing import write_store
 from vibench.errors import DataError
 from vibench.model import targets
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.random import default_rng
 
 from vibench.data.build import build
-from vibench.data.store import Store, write_store
+from vibench.data.store import Store
 from vibench.data.synthetic import (
     FAULTS,
     MOTOR,
@@ -29,6 +29,7 @@ from vibench.data.synthetic import (
     recordings,
     simulate,
 )
+from vibench.data.writing import write_store
 from vibench.errors import DataError
 
 MACHINES = pytest.mark.parametrize("machine", [MOTOR, RIG], ids=lambda machine: machine.name)

@@ -40,8 +40,8 @@ class Leaking(RULPrediction):
 
     extra = {"auroc": Hoard()}
 
-    def update(self, metrics, prediction, target, present, scale):
-        super().update(metrics, prediction, target, present, scale)
+    def update(self, metrics, prediction, target, present, batch):
+        super().update(metrics, prediction, target, present, batch)
         self.extra["auroc"].update(torch.ones(LEAK_BYTES // 4 // 4))  # four batches of validation
 
 

@@ -382,7 +382,7 @@ class Run:
         return self.found(recovery.of_step(self.attempt, self.again, SIZE, 0))
 
     def begun_with(self, micro_batch, checkpointing="none"):
-        checkpoint_blocks(self.model.backbone, checkpointing)
+        checkpoint_blocks(self.model, checkpointing)
         torch.manual_seed(7)
         return self.found(self.attempt(micro_batch))
 

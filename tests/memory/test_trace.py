@@ -93,7 +93,7 @@ def really(config, micro_batch, accumulation=2, precision="fp32", checkpointing=
 
     def steps():
         model = build_model(config, **SIZES)
-        checkpoint_blocks(model.backbone, checkpointing)
+        checkpoint_blocks(model, checkpointing)
         weighing = Weighing(model, config.task, TaskWeights.fixed)
         optimizer = build_optimizer(model, weighing, config.training, precision, "device")
         off = torch.amp.GradScaler("cpu", enabled=False)

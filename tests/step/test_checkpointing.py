@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -14,7 +15,7 @@ from vibench.backbones.patchtst import PatchTST
 from vibench.layers.encoder import Attention
 from vibench.memory.trace import Levers, live_peak, rehearse
 from vibench.memory.tracker import Tracker
-from vibench.model import build_model
+from vibench.model import Model, build_model
 from vibench.run import run_experiment
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.micro_batch import accumulate
@@ -40,7 +41,7 @@ def stepped(config, how):
     """Gradients and buffers after a step in two parts, whatever was drawn drawn with the same seed."""
     torch.manual_seed(0)
     model = build_model(config, **SIZES).train()
-    checkpoint_blocks(model.backbone, how)
+    checkpoint_blocks(model, how)
     torch.manual_seed(1)
     accumulate(
         model,
@@ -98,7 +99,7 @@ def test_the_peak_falls(resolved, name):
 def test_the_names_of_the_weights_stay(tiny, how):
     model = build_model(tiny(*BLOCKS["patchtst"]), **SIZES)
     before = list(model.state_dict())
-    checkpoint_blocks(model.backbone, how)
+    checkpoint_blocks(model, how)
     assert list(model.state_dict()) == before
 
 
@@ -117,7 +118,7 @@ def calls(model, batch, context):
 def test_a_block_is_run_again_in_the_backward_pass(tiny, how, times):
     config = tiny(*BLOCKS["patchtst"])
     model = build_model(config, **SIZES)
-    checkpoint_blocks(model.backbone, how)
+    checkpoint_blocks(model, how)
     assert calls(model, random_batch(config, 2), nullcontext()) == times
 
 
@@ -127,7 +128,7 @@ def test_an_evaluation_keeps_nothing_and_runs_a_block_once(tiny, how):
     model, batch = build_model(config, **SIZES).eval(), random_batch(config, 2)
     with torch.no_grad():
         expected = model(batch)
-    checkpoint_blocks(model.backbone, how)
+    checkpoint_blocks(model, how)
     with torch.no_grad():
         found = model(batch)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -160,7 +161,7 @@ def test_what_is_asked_for_reaches_the_training(tiny, tmp_path, how, times):
 
 def test_a_model_is_let_go_without_a_garbage_collection():
     backbone = PatchTST(n_tokens=5, d_model=4, e_layers=1, n_heads=1, d_ff=4, dropout=0.0)
-    checkpoint_blocks(backbone, "full")
+    checkpoint_blocks(Model(nn.Identity(), backbone, {}), "full")
     backbone(torch.randn(2, 5, 4)).sum().backward()
     weight = weakref.ref(backbone.blocks[0].attention.qkv.weight)
     gc.disable()

@@ -13,6 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from tests.model.batches import of_scale
 from vibench.data.store import Recording
 from vibench.tasks.anomaly_detection import AnomalyDetection
 from vibench.tasks.task import Sizes
@@ -37,7 +38,7 @@ def measured(logits, truth, threshold=0.5):
     metrics = task.metrics()
     present = torch.ones(len(truth), dtype=torch.bool)
     for part in torch.arange(len(truth)).split(300):
-        task.update(metrics, logits[part], truth[part], present[part], torch.ones(len(part), 3))
+        task.update(metrics, logits[part], truth[part], present[part], of_scale(torch.ones(len(part), 3)))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
@@ -103,5 +104,5 @@ def test_the_target_is_faulty_or_healthy_and_absent_where_unknown(tiny, anomaly,
     recording = Recording(
         id="r", system="s", entity="e", source="f", rate_hz=1.0, start=0, length=9, anomaly=anomaly, rul_s=None
     )
-    target = AnomalyDetection.target(tiny().task["anomaly_detection"])
+    target = AnomalyDetection.target(tiny().task["anomaly_detection"], 1024)
     assert target.of(recording, np.zeros((1, 0)), 4) == value

@@ -13,11 +13,12 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from tests.model.batches import of_scale
 from vibench.tasks.classification import Classification
 from vibench.tasks.task import Sizes
 
 SIZES = Sizes(d_model=8, n_tokens=3, window=6, n_channels=3, channel_independent=True, n_classes=4)
-UNIT = torch.ones(1, 3)
+UNIT = of_scale(torch.ones(1, 3))
 
 
 def classification(label_smoothing=0.0):
@@ -135,7 +136,7 @@ def test_the_target_is_the_number_of_the_class_and_absent_without_one(tiny):
     from vibench.data.store import Recording
 
     facts = dict(id="r", system="s", entity="e", source="f", rate_hz=1.0, start=0, length=9, anomaly=None, rul_s=None)
-    target = Classification.target(tiny().task["classification"])
+    target = Classification.target(tiny().task["classification"], 1024)
     assert target.of(Recording(**facts, label=2), np.zeros((1, 0)), 4) == 2
     assert target.of(Recording(**facts, label=0), np.zeros((1, 0)), 4) == 0
     assert target.of(Recording(**facts), np.zeros((1, 0)), 4) is None

@@ -47,6 +47,8 @@ def windows(seed=0, size=B):
         rate_hz=torch.ones(size),
         system=torch.zeros(size, dtype=torch.int64),
         entity=torch.arange(size),
+        recording=torch.zeros(size, dtype=torch.int64),
+        start=torch.zeros(size, dtype=torch.int64),
         scale=torch.ones(size, C),
         targets={NAME: torch.zeros(size, C)},
         present={NAME: real},
@@ -301,7 +303,7 @@ def test_a_perfect_reconstruction_has_perfect_metrics_whatever_it_says_of_what_c
     view = task.view(batch, NAME)
     guess = torch.where(view.present[NAME], batch.signal, 99.0)
     metrics = task.metrics()
-    task.update(metrics, guess, view.targets[NAME], view.present[NAME], view.scale)
+    task.update(metrics, guess, view.targets[NAME], view.present[NAME], view)
     assert {name: float(value) for name, value in metrics.compute().items()} == {"mse": 0, "mae": 0, "r2": 1}
 
 
@@ -311,7 +313,8 @@ def test_the_metrics_are_of_the_hidden_samples():
     guess = batch.signal + 0.5 * torch.randn(batch.signal.shape, generator=torch.Generator().manual_seed(1))
     metrics = task.metrics()
     for part in (slice(0, 7), slice(7, B)):
-        task.update(metrics, guess[part], view.targets[NAME][part], view.present[NAME][part], view.scale[part])
+        cut = view.part(part.start, part.stop)
+        task.update(metrics, guess[part], cut.targets[NAME], cut.present[NAME], cut)
     error, truth = ((x[view.present[NAME]]).double().numpy() for x in (guess - batch.signal, batch.signal))
     expected = {"mse": (error**2).mean(), "mae": np.abs(error).mean(), "r2": 1 - (error**2).mean() / truth.var()}
     assert {n: float(v) for n, v in metrics.compute().items()} == pytest.approx(expected, rel=1e-6)

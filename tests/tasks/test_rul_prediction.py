@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
+from tests.model.batches import of_scale
 from vibench.data.store import Recording
 from vibench.errors import ShapeError
 from vibench.tasks.rul_prediction import PHM08, RULPrediction
@@ -26,7 +27,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def target(tiny):
-    return RULPrediction.target(tiny("task.rul_prediction.max_rul_s=7200").task["rul_prediction"])
+    return RULPrediction.target(tiny("task.rul_prediction.max_rul_s=7200").task["rul_prediction"], 1024)
 
 
 def recording(rul_s, rate_hz=100.0):
@@ -53,7 +54,7 @@ def drawn(size=300):
 def measured(task, prediction, truth, present):
     metrics = task.metrics()
     for part in torch.arange(len(truth)).split(64):
-        task.update(metrics, prediction[part], truth[part], present[part], torch.ones(len(part), 3))
+        task.update(metrics, prediction[part], truth[part], present[part], of_scale(torch.ones(len(part), 3)))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from torch import nn
 
-from tests.model.batches import N_CHANNELS, SIZES, random_batch
+from tests.model.batches import N_CHANNELS, SIZES, of_scale, random_batch
 from vibench.data.build import build
 from vibench.model import build_model, targets
 from vibench.tasks.signal_prediction import SignalPrediction
@@ -36,7 +36,7 @@ def measured(prediction, target, present, scale):
     task = forecaster(channel_independent=True)
     metrics = task.metrics()
     for part in torch.arange(len(target)).split(7):
-        task.update(metrics, prediction[part], target[part], present[part], scale[part])
+        task.update(metrics, prediction[part], target[part], present[part], of_scale(scale[part]))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 

@@ -60,7 +60,7 @@ class Mamba2Block(nn.Module):
     def __init__(self, d_model: int, sizes: dict[str, int]) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
-        self.layer = Mamba2(d_model=d_model, **sizes)
+        self.layer = Mamba2(d_model=d_model, fused=False, **sizes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(S, N, D) -> (S, N, D)."""

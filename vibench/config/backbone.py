@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from vibench.config.setting import setting
 
@@ -173,6 +174,94 @@ class Mamba2Config(BackboneConfig):
             )
 
 
+class Scan(Enum):
+    """Who multiplies out the state-space layers."""
+
+    torch = "torch"  # plain PyTorch, anywhere
+    mamba_ssm = "mamba_ssm"  # the fused kernels of mamba-ssm on a GPU, plain PyTorch elsewhere
+
+
+class EdgeFeature(Enum):
+    """How alike two electrodes are at a token."""
+
+    cosine = "cosine"
+    correlation = "correlation"
+
+
+class Encoding(Enum):
+    """What tells a node of the graph where it stands."""
+
+    none = "none"
+    static = "static"  # heat of the fixed neighbourhoods of the 10-20 system
+    heat = "heat"  # diagonal of the heat kernel: knows no sign and no basis
+    random_walk = "random_walk"  # probabilities of return
+    eigenvectors = "eigenvectors"  # of the Laplacian, with a rule for their sign
+
+
+ELECTRODES = 19  # of the 10-20 system
+
+
+@dataclass(kw_only=True, slots=True)
+class BiMambaGNNConfig(BackboneConfig):
+    """State-space layers over electrodes and over their pairs, and a graph network on what the pairs give."""
+
+    _target_: str = "vibench.backbones.bimamba_gnn.BiMambaGNN"
+    n_nodes: int = setting("electrodes, which is V; V (V - 1) / 2 pairs", low=2)
+    node_width: int = setting("features of an electrode", low=1)
+    node_layers: int = setting("bidirectional layers over each electrode", low=1)
+    d_state: int = setting("states per feature of an electrode", low=1)
+    d_conv: int = setting("tokens under the causal convolution before a scan", low=1)
+    expand: int = setting("inner width of a layer as a multiple of its width", low=1)
+    head_dim: int = setting("features of an electrode that share a decay; divides expand * node_width", low=1)
+    edge_width: int = setting("features of a pair", low=1)
+    edge_layers: int = setting("bidirectional layers over each pair", low=1)
+    edge_d_state: int = setting("states per feature of a pair", low=1)
+    edge_head_dim: int = setting("features of a pair that share a decay; divides expand * edge_width", low=1)
+    chunk: int = setting("tokens whose pairs are multiplied out at once; leaves the result as it is", low=1)
+    scan: Scan = setting("torch, or mamba_ssm for its kernels on a GPU")
+    edge_feature: EdgeFeature = setting("cosine or correlation: how alike two electrodes are at a token")
+    top_k: int = setting("strongest pairs that an electrode keeps; fewer than n_nodes", low=1)
+    edge_threshold: float = setting("pairs below this are no edge", low=0)
+    encoding: Encoding = setting("none, static, heat, random_walk or eigenvectors: position in the graph")
+    encoding_dim: int = setting("numbers of the encoding, K; fewer than n_nodes for eigenvectors", low=1)
+    encoding_every: int = setting("tokens from one decomposition to the next; 1: the graph of every token", low=1)
+    gnn_layers: int = setting("graph convolutions", low=1)
+    gnn_alpha: float = setting("share of a node itself in a graph convolution", low=0, high=1)
+    gnn_hops: int = setting("neighbourhoods that a graph convolution reaches", low=1)
+    dropout: float = setting("dropout probability in the graph network", low=0, high=0.99)
+    slice: int = setting("sequences of a window that a layer takes at a time where checkpointing=sliced", low=1)
+
+    def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        for part in ("", "edge_"):
+            width, own = ("edge_width", "edge_head_dim") if part else ("node_width", "head_dim")
+            inner = self.expand * getattr(self, width)
+            if inner % getattr(self, own):
+                yield (
+                    f"backbone.expand={self.expand} x backbone.{width}={getattr(self, width)} is not divisible by "
+                    f"backbone.{own}={getattr(self, own)}; use backbone.{own}={math.gcd(inner, getattr(self, own))}"
+                )
+        if self.top_k >= self.n_nodes > 1:
+            yield (
+                f"backbone.top_k={self.top_k} exceeds the {self.n_nodes - 1} others of backbone.n_nodes={self.n_nodes}"
+                f"; use backbone.top_k<={self.n_nodes - 1}"
+            )
+        if self.encoding is Encoding.eigenvectors and self.encoding_dim >= self.n_nodes:
+            yield (
+                f"backbone.encoding_dim={self.encoding_dim} exceeds the {self.n_nodes - 1} eigenvectors of "
+                f"backbone.n_nodes={self.n_nodes} that are not constant; use backbone.encoding_dim<={self.n_nodes - 1}"
+            )
+        if self.encoding is Encoding.static and self.n_nodes != ELECTRODES:
+            yield (
+                f"backbone.encoding=static is of the {ELECTRODES} electrodes of the 10-20 system, "
+                f"backbone.n_nodes={self.n_nodes}; use backbone.n_nodes={ELECTRODES} or backbone.encoding=heat"
+            )
+        if self.encoding_every > n_tokens > 0:
+            yield (
+                f"backbone.encoding_every={self.encoding_every} exceeds the {n_tokens} tokens of the embedding; "
+                f"use backbone.encoding_every<={n_tokens}"
+            )
+
+
 SCHEMAS = {
     "dlinear": DLinearConfig,
     "patchtst": PatchTSTConfig,
@@ -182,4 +271,5 @@ SCHEMAS = {
     "resnet1d": ResNet1DConfig,
     "tcn": TCNConfig,
     "mamba2": Mamba2Config,
+    "bimamba_gnn": BiMambaGNNConfig,
 }

@@ -93,15 +93,20 @@ class StoreConfig(DataConfig):
     store: str = setting("HDF5 file written by vibench-data prepare")
 
     def missing_paths(self) -> Iterator[str]:
-        path = Path(self.store).expanduser()
-        if path.is_dir():
-            yield f"data.store={self.store} is a folder; name the file that vibench-data prepare wrote"
-        elif not path.is_file():
-            yield f"data.store={self.store} does not exist; make it with `vibench-data prepare cwru|femto raw=DIR`"
-        else:
-            with path.open("rb") as file:
-                if file.read(len(HDF5)) != HDF5:
-                    yield f"data.store={self.store} is not an HDF5 file; name the one that vibench-data prepare wrote"
+        yield from _no_store(self.store, "cwru|femto")
+
+
+def _no_store(store: str, kind: str) -> Iterator[str]:
+    """Why a file is not a store that can be opened."""
+    path = Path(store).expanduser()
+    if path.is_dir():
+        yield f"data.store={store} is a folder; name the file that vibench-data prepare wrote"
+    elif not path.is_file():
+        yield f"data.store={store} does not exist; make it with `vibench-data prepare {kind} raw=DIR`"
+    else:
+        with path.open("rb") as file:
+            if file.read(len(HDF5)) != HDF5:
+                yield f"data.store={store} is not an HDF5 file; name the one that vibench-data prepare wrote"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -128,4 +133,89 @@ class DemoConfig(DataConfig):
             )
 
 
-SCHEMAS = {"store": StoreConfig, "demo": DemoConfig}
+@dataclass(kw_only=True, slots=True)
+class PreprocessingConfig:
+    """From the files of a recorder to the signal of a store."""
+
+    channels: list[str] = setting("electrodes (Fp1), or differences of two (Fp1-F7), in the order of the channels")
+    interpolate: list[str] = setting("electrodes that may be made of their neighbours where a file lacks them")
+    rate_hz: float = setting("sampling rate of the store in Hz", above=0)
+    low_hz: float | None = setting("lower edge of the band that is kept in Hz; null: no high-pass", above=0)
+    high_hz: float | None = setting("upper edge of the band that is kept in Hz; null: no low-pass", above=0)
+    notch_hz: float | None = setting("frequency of the mains in Hz, which is taken out; null: it stays", above=0)
+    max_gap_s: float = setting("seconds without a number that are filled in; a longer gap refuses the file", low=0)
+
+    def complaints(self) -> Iterator[str]:
+        key, half = "data.preprocessing", self.rate_hz / 2
+        if not self.channels:
+            yield f"{key}.channels is empty; use e.g. [Fp1,F3,C3]"
+        if twice := sorted({name for name in self.channels if self.channels.count(name) > 1}):
+            yield f"{key}.channels names {', '.join(twice)} twice; name each once"
+        if absent := sorted(set(self.interpolate) - set(self.channels)):
+            yield f"{key}.interpolate names {', '.join(absent)}, which is not in {key}.channels; name only those"
+        for name in ("low_hz", "high_hz", "notch_hz"):
+            value = getattr(self, name)
+            if value is not None and value >= half:
+                yield (
+                    f"{key}.{name}={value:g} is not below half of {key}.rate_hz={self.rate_hz:g}; "
+                    f"use {key}.{name}<{half:g}, null, or a higher rate"
+                )
+        if self.notch_hz is not None and (self.notch_hz < 1 or half - 1 < self.notch_hz < half):
+            yield (
+                f"{key}.notch_hz={self.notch_hz:g} is within 1 Hz of 0 or of half of {key}.rate_hz={self.rate_hz:g}, "
+                f"where no notch has room; use {key}.notch_hz=null"
+            )
+        if self.low_hz is not None and self.high_hz is not None and self.low_hz >= self.high_hz:
+            yield (
+                f"{key}.low_hz={self.low_hz:g} is not below {key}.high_hz={self.high_hz:g}, so nothing would be kept; "
+                f"use {key}.low_hz<{self.high_hz:g}"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class EEGDataConfig(DataConfig):
+    """Fields that every data set of continuous records with events has."""
+
+    allow_short: bool = setting("fill up records shorter than a window, unlabelled; counted in every result")
+    preprocessing: PreprocessingConfig
+    clip: float | None = setting("samples farther than this from the mean, in normalised units, are cut off", above=0)
+    ictal_per_partial: float | None = setting(
+        "training windows within a seizure for each at its beginning or end, drawn anew every epoch; null: all", low=0
+    )
+    background_per_partial: float | None = setting(
+        "training windows without a seizure for each at its beginning or end, drawn anew every epoch; null: all", low=0
+    )
+
+    def complaints(self, *, future: int) -> Iterator[str]:
+        yield from self.preprocessing.complaints()
+        if self.stride > self.window > 0:
+            yield (
+                f"data.stride={self.stride} exceeds data.window={self.window}, so samples between windows would never "
+                f"be scored; use data.stride<={self.window}"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class EEGConfig(EEGDataConfig):
+    """Records of EEG in a store written by ``vibench-data prepare eeg``."""
+
+    store: str = setting("HDF5 file written by vibench-data prepare eeg")
+
+    def missing_paths(self) -> Iterator[str]:
+        yield from _no_store(self.store, "eeg")
+
+
+@dataclass(kw_only=True, slots=True)
+class DemoEEGConfig(EEGDataConfig):
+    """A synthetic corpus of EEG, written as EDF+ files and prepared once, kept in a cache."""
+
+    cache_dir: str = setting("folder that keeps the files and the store")
+    corpus_seed: int = setting("seed of the patients", low=0)
+    patients: int = setting("patients", low=3)
+    records_per_patient: int = setting("files of each patient", low=1)
+    record_s: float = setting("seconds of a record", low=120, high=7200)
+    seizures_per_hour: float = setting("seizures of a patient, on average", above=0, high=20)
+    raw_rate_hz: float = setting("sampling rate of the files in Hz", low=128)
+
+
+SCHEMAS = {"store": StoreConfig, "demo": DemoConfig, "eeg": EEGConfig, "demo_eeg": DemoEEGConfig}

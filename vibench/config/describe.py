@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from vibench.config.data import SplitConfig
+from vibench.config.data import PreprocessingConfig, SplitConfig
 from vibench.config.hardware import SlurmConfig
 from vibench.config.schemas import GROUPS as SCHEMAS
 from vibench.config.schemas import SINGLE
@@ -19,7 +19,13 @@ GROUPS = ("backbone", "embedding", "task", "data", "hardware", "training", "logg
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 BY_NAME = {
     s.__name__: s
-    for s in (SplitConfig, SlurmConfig, *SINGLE.values(), *(s for group in SCHEMAS.values() for s in group.values()))
+    for s in (
+        SplitConfig,
+        PreprocessingConfig,
+        SlurmConfig,
+        *SINGLE.values(),
+        *(s for group in SCHEMAS.values() for s in group.values()),
+    )
 }
 
 
@@ -89,7 +95,7 @@ def _about_key(error: Exception, override: str) -> str:
 
 
 def _no_such_file(group: str, choice: str, offered: list[str]) -> str:
-    names = offered or options().get(group, [])
+    names = sorted({*offered, *options().get(group, [])})  # Hydra names no folders where there are files
     near = difflib.get_close_matches(choice, names, 1)
     near = near or [name for name in names if choice in name][:1]
     hint = f"did you mean {near[0]}? " if near else ""

@@ -113,4 +113,43 @@ class EnvelopeConfig(EmbeddingConfig):
             )
 
 
-SCHEMAS = {"patch": PatchConfig, "pointwise": PointwiseConfig, "hse": HSEConfig, "envelope": EnvelopeConfig}
+@dataclass(kw_only=True, slots=True)
+class TCNEncoderConfig(EmbeddingConfig):
+    """Dilated convolutions at the full rate, then one token of each stretch (after Bai et al. 2018,
+    https://arxiv.org/abs/1803.01271)."""
+
+    _target_: str = "vibench.embeddings.tcn.TCNEncoder"
+    channels: list[int] = setting("features after each convolution; the dilation doubles from one to the next", low=1)
+    kernel: int = setting("samples under a convolution, odd", low=1)
+    dropout: float = setting("dropout probability after each convolution", low=0, high=0.99)
+    stride: int = setting("samples that become one token; divides data.window", low=1)
+
+    def n_tokens(self, window: int) -> int:
+        return window // self.stride
+
+    def complaints(self, *, window: int) -> Iterator[str]:
+        if not 0 < len(self.channels) <= 20:
+            yield (
+                f"embedding.channels names {len(self.channels)} convolutions, of which the last would reach 2 ** "
+                f"{len(self.channels) - 1} samples from tap to tap; use 1 to 20, e.g. [64,128,256,512]"
+            )
+        if self.kernel % 2 == 0:
+            yield (
+                f"embedding.kernel={self.kernel} is even, so tokens would shift by half a sample; "
+                f"use embedding.kernel={self.kernel + 1}"
+            )
+        if self.stride > 0 and window % self.stride:
+            near = next(n for n in range(min(self.stride, window), 0, -1) if window % n == 0)
+            yield (
+                f"embedding.stride={self.stride} does not divide data.window={window}, so the last samples would never "
+                f"be seen; use embedding.stride={near} or a window of {max(1, window // self.stride) * self.stride}"
+            )
+
+
+SCHEMAS = {
+    "patch": PatchConfig,
+    "pointwise": PointwiseConfig,
+    "hse": HSEConfig,
+    "envelope": EnvelopeConfig,
+    "tcn": TCNEncoderConfig,
+}

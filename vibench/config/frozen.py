@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vibench.config import schemas
 from vibench.config.compose import apply
 from vibench.config.experiment import ExperimentConfig
-from vibench.config.resolve import resolve
+from vibench.config.resolve import examine, resolve
 from vibench.errors import ConfigError
 
 FILE = "config.yaml"
@@ -59,6 +59,15 @@ def thaw(run_dir: Path, overrides: list[str]) -> ExperimentConfig:
     if complaints := apply(cfg, overrides):
         raise ConfigError(complaints)
     return resolve(cfg)
+
+
+def as_it_ran(run_dir: Path) -> ExperimentConfig:
+    """The config of a run as it is: its data, for one, may be gone.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    return examine(_typed(read(run_dir), run_dir / FILE))[1]
 
 
 def _typed(values: dict[str, Any], path: Path) -> DictConfig:

@@ -6,7 +6,7 @@ from enum import EnumMeta
 from typing import Any, get_type_hints
 
 from vibench.config import launcher, schemas, sweeper
-from vibench.config.data import SplitConfig
+from vibench.config.data import PreprocessingConfig, SplitConfig
 from vibench.config.hardware import SlurmConfig
 from vibench.config.setting import interval
 from vibench.config.task import TaskConfig
@@ -26,6 +26,7 @@ def page() -> str:
             prefix = f"task.{name}." if group == "task" else f"{group}."
             parts += _section(f"{group}: {name}", prefix, schema)
     parts += _section("data.split", "data.split.", SplitConfig)
+    parts += _section("data.preprocessing, of EEG", "data.preprocessing.", PreprocessingConfig)
     parts += _section("hardware.slurm", "hardware.slurm.", SlurmConfig)
     for group in ("hardware", "training", "logger"):
         parts += _section(group, f"{group}.", schemas.SINGLE[group])

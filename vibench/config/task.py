@@ -152,10 +152,50 @@ class MaskedReconstructionConfig(TaskConfig):
         return 0 < self._hidden(stretches) < stretches
 
 
+@dataclass(kw_only=True, slots=True)
+class SeizureDetectionConfig(TaskConfig):
+    """When a seizure begins and ends, scored record by record (SzCORE, Dan et al. 2024,
+    https://doi.org/10.1111/epi.18113)."""
+
+    METRICS: ClassVar[dict[str, str]] = {
+        "event_f1": "max",
+        "event_sensitivity": "max",
+        "fa_per_24h": "min",
+        "sample_f1": "max",
+        "sample_sensitivity": "max",
+        "sensitivity_10fa": "max",
+        "sensitivity_5fa": "max",
+        "sensitivity_2_5fa": "max",
+        "sensitivity_1fa": "max",
+        "auroc": "max",
+        "auprc": "max",
+        "taes_sensitivity": "max",
+        "taes_f1": "max",
+    }
+    HEADLINE: ClassVar[str] = "event_f1"
+
+    _target_: str = "vibench.tasks.seizure_detection.SeizureDetection"
+    hidden: int = setting("features from which each sample is read", low=1)
+    alpha: float = setting(
+        "share of the loss that is of seizures, before the imbalance of the windows", above=0, high=0.99
+    )
+    gamma: float = setting("how much less a sample counts that is told well already; 0: cross-entropy", low=0)
+    threshold: float = setting(
+        "probability that begins a seizure, before a validation has found one", above=0, high=0.99
+    )
+    max_fa_per_24h: float = setting("false alarms a day that a validation may choose a threshold with", above=0)
+    off_ratio: float = setting("probability that ends a seizure, as a share of the one that begins it", above=0, high=1)
+    opening: int = setting("samples: shorter bursts are no seizure", low=1)
+    closing: int = setting("samples: shorter gaps are none", low=1)
+    min_duration_s: float = setting("seconds that a seizure lasts at least", low=0)
+    merge_gap_s: float = setting("seconds: seizures closer than that are one", low=0)
+
+
 SCHEMAS = {
     "classification": ClassificationConfig,
     "anomaly_detection": AnomalyDetectionConfig,
     "signal_prediction": SignalPredictionConfig,
     "rul_prediction": RULPredictionConfig,
     "masked_reconstruction": MaskedReconstructionConfig,
+    "seizure_detection": SeizureDetectionConfig,
 }

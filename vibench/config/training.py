@@ -33,12 +33,13 @@ class Schedule(Enum):
 
 
 class Checkpointing(Enum):
-    """What a block of the backbone keeps for its backward pass; changes time and memory, not the result."""
+    """What a block of the model keeps for its backward pass; changes time and memory, not the result."""
 
     auto = "auto"  # the planner's choice: as much as fits
     none = "none"  # everything
     selective = "selective"  # products and attention; the rest is computed again
     full = "full"  # what goes into the block
+    sliced = "sliced"  # the same, and the sequences of a block that can go through it in parts
 
 
 class OptimizerState(Enum):
@@ -139,7 +140,9 @@ class TrainingConfig:
     micro_batch: str = setting("windows at once on the device; leaves the gradient as it is; auto or a number")
     accumulation: str = setting("micro-batches per optimizer step; auto or a number")
     precision: Precision = setting("auto, fp32, bf16 or fp16")
-    checkpointing: Checkpointing = setting("auto, none, selective or full: what a block keeps for its backward pass")
+    checkpointing: Checkpointing = setting(
+        "auto, none, selective, full or sliced: what a block keeps for its backward pass"
+    )
     optimizer: Optimizer = setting("adamw, adam or sgd")
     optimizer_state: OptimizerState = setting("auto, device, int8 or host: where the optimizer keeps its state")
     sharding: Sharding = setting("auto, none or full: whether all cards share weights and optimizer state")

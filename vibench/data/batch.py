@@ -20,9 +20,11 @@ class Target(NamedTuple):
     Attributes:
         of: called with the recording, the normalised samples that follow the window (channels, ``future`` or more),
             and the index of the first of them in the recording; None where the recording has no such label.
-        shape: of one target; of one channel's target if ``per_channel``.
+        shape: of one target; of one channel's target if ``per_channel``, of one sample's if ``per_sample``.
         dtype: of the target.
         per_channel: whether every channel has a target, stacked to (C, \\*shape).
+        per_sample: whether every sample of the window has one, stacked to (L, \\*shape); ``of`` gives all of them,
+            those behind the end of the recording included, which count for nothing.
         future: samples after the window that ``of`` needs.
         distinct: different values the test must hold for the task's metrics to be defined.
         of_class: whether who labels a window with its class gives this label, too (``data.labels_per_class``).
@@ -32,9 +34,14 @@ class Target(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     per_channel: bool = False
+    per_sample: bool = False
     future: int = 0
     distinct: int = 1
     of_class: bool = False
+
+    def lead(self, n_channels: int, window: int) -> tuple[int, ...]:
+        """Shape of the mask of labels of one window, which its targets' shape begins with."""
+        return (n_channels,) if self.per_channel else (window,) if self.per_sample else ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,10 +53,12 @@ class Batch:
         channels: (B,) int64, how many of the C channels are real.
         rate_hz: (B,) float32, sampling rate.
         system: (B,) int64.
-        entity: (B,) int64, the bearing or life that the window was cut from.
+        entity: (B,) int64, the bearing, life or patient that the window was cut from.
+        recording: (B,) int64, the recording it was cut from.
+        start: (B,) int64, its first sample there.
         scale: (B, C) float32, what one unit of ``signal`` is in the unit of the recording.
         targets: task -> (B, ...) tensor.
-        present: task -> (B,) bool, or (B, C) for tasks with a target per channel.
+        present: task -> (B,) bool; (B, C) for tasks with a target per channel, (B, L) with one per sample.
     """
 
     signal: Tensor
@@ -57,6 +66,8 @@ class Batch:
     rate_hz: Tensor
     system: Tensor
     entity: Tensor
+    recording: Tensor
+    start: Tensor
     scale: Tensor
     targets: dict[str, Tensor]
     present: dict[str, Tensor]
@@ -93,13 +104,15 @@ class Batch:
 
 def blank_batch(targets: dict[str, Target], size: int, n_channels: int, window: int) -> Batch:
     """A batch of that many windows of the widest system, all zero, every label there: what a trace is made with."""
-    lead = {name: (size, n_channels) if target.per_channel else (size,) for name, target in targets.items()}
+    lead = {name: (size, *target.lead(n_channels, window)) for name, target in targets.items()}
     return Batch(
         signal=torch.zeros(size, n_channels, window),
         channels=torch.full((size,), n_channels),
         rate_hz=torch.ones(size),
         system=torch.zeros(size, dtype=torch.int64),
         entity=torch.zeros(size, dtype=torch.int64),
+        recording=torch.zeros(size, dtype=torch.int64),
+        start=torch.zeros(size, dtype=torch.int64),
         scale=torch.ones(size, n_channels),
         targets={name: torch.zeros(*lead[name], *target.shape, dtype=target.dtype) for name, target in targets.items()},
         present={name: torch.ones(*lead[name], dtype=torch.bool) for name in targets},

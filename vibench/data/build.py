@@ -2,19 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vibench.config.data import DataConfig, DemoConfig, StoreConfig
+from vibench.config.data import DataConfig, DemoConfig, DemoEEGConfig, EEGConfig, EEGDataConfig, StoreConfig
 from vibench.data.audit import audit
 from vibench.data.batch import Target
+from vibench.data.drawing import draw_of
+from vibench.data.eeg.preparation import check_preparation
 from vibench.data.few_labels import few_labels
 from vibench.data.loader import Data
 from vibench.data.normalisation import check_samples, scaling_of
 from vibench.data.splits import NAMES, Segment, column, make_splits
 from vibench.data.store import Recording, Store
 from vibench.data.synthetic import demo_store
-from vibench.data.windows import Windows, span_of, window_starts
+from vibench.data.windows import Windows, covering_starts, span_of, window_starts
 from vibench.errors import DataError
 
 
@@ -48,6 +51,7 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
             targets=targets,
             scaling=scaling,
             entities=entities,
+            clip=config.clip if isinstance(config, EEGDataConfig) else None,
             unlabelled=unlabelled if name == "train" else None,
         )
         for name, rows in places.items()
@@ -60,7 +64,14 @@ def build(config: DataConfig, targets: dict[str, Target]) -> Data:
     if config.labels_per_class is not None:
         certificate["splits"]["train"]["labels_per_class"] = config.labels_per_class
     certificate |= {"store": str(path), "by": config.split.by, "short_recordings": short, "classes": classes}
-    return Data(splits=windows, n_channels=n_channels, classes=classes, certificate=certificate, workers=config.workers)
+    return Data(
+        splits=windows,
+        draw=draw_of(recordings, places["train"], config),
+        n_channels=n_channels,
+        classes=classes,
+        certificate=certificate,
+        workers=config.workers,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +81,7 @@ class Survey:
     Attributes:
         n_channels: C, of the widest system.
         n_classes: of the recordings in use.
-        windows: split -> how many.
+        windows: split -> how many; of the training those of an epoch.
     """
 
     n_channels: int
@@ -91,13 +102,16 @@ def survey(config: DataConfig, targets: dict[str, Target]) -> Survey:
     return Survey(
         n_channels=_channels(store, recordings),
         n_classes=len(classes),
-        windows={name: len(rows) for name, rows in places.items()},
+        windows={name: len(rows) for name, rows in places.items()}
+        | {"train": len(draw_of(recordings, places["train"], config))},
     )
 
 
 def _opened(config: DataConfig) -> tuple[Store, list[Recording], dict[str, list[Segment]], list[str]]:
     """The store, its recordings in use, their splits, and the names of their classes."""
     store = Store(_path(config))
+    if isinstance(config, EEGDataConfig):
+        check_preparation(store, config.preprocessing)
     recordings = _chosen(store, config)
     splits = make_splits(recordings, config.split, lambda r: f"{r.system} {r.columns.get(config.label, '')}")
     recordings, splits = _in_use(recordings, splits)
@@ -111,7 +125,11 @@ def _channels(store: Store, recordings: list[Recording]) -> int:
 def _path(config: DataConfig) -> Path:
     if isinstance(config, DemoConfig):
         return demo_store(config)
-    assert isinstance(config, StoreConfig)
+    if isinstance(config, DemoEEGConfig):
+        from vibench.data.eeg.records import demo_eeg_store  # here: it needs the extra eeg
+
+        return demo_eeg_store(config)
+    assert isinstance(config, (StoreConfig, EEGConfig))
     return Path(config.store).expanduser()
 
 
@@ -156,14 +174,16 @@ def _cut(
     store: Store, recordings: list[Recording], splits: dict[str, list[Segment]], config: DataConfig, span: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """(windows, 2) per split: recording and first sample; and the recordings too short for a window."""
+    fills = isinstance(config, EEGDataConfig) and span == config.window  # a forecast has nothing to be filled with
+    cut = covering_starts if fills else window_starts
     places: dict[str, np.ndarray] = {}
     short: dict[str, tuple[Recording, int]] = {}
     for name in (name for name in NAMES if name in splits):
         rows = []
         for segment in splits[name]:
-            starts = window_starts(segment.start, segment.stop, span, config.stride)
+            starts = cut(segment.start, segment.stop, span, config.stride)
             rows += [(segment.recording, start) for start in starts]
-            if not starts:
+            if segment.stop - segment.start < span:
                 recording = recordings[segment.recording]
                 short.setdefault(recording.id, (recording, segment.stop - segment.start))
         if not rows:
@@ -174,7 +194,7 @@ def _cut(
         raise DataError(
             f"{store.path}: {len(short)} recordings are shorter than the {span} samples of a window and its forecast, "
             f"first {first.id} (from {first.source}) with {length}; use a shorter data.window, or "
-            "data.allow_short=true to leave them out"
+            f"data.allow_short=true to {'fill them up' if fills else 'leave them out'}"
         )
     return places, list(short)
 
@@ -207,16 +227,24 @@ def _labelled(windows: Windows, name: str, path: Path) -> dict[str, int]:
     return counts
 
 
+def _extremes(label: Any, target: Target) -> tuple[Any, ...] | None:
+    """The one value of a label, or the least and the largest of those of its samples; None where there is none."""
+    if label is None or target.per_channel:
+        return None if label is None else ()
+    return (label.min(), label.max()) if target.per_sample else (label,)
+
+
 def _count(windows: Windows, target: Target) -> tuple[int, set[float]]:
-    """Windows with a target, and the values of the first and last window of every recording."""
+    """Windows with a target, and the values of the first and last window of every recording, or of every sample's."""
     count, values = 0, set()
     future = np.zeros((windows.n_channels, windows.span - windows.window), np.float32)
     numbers, first, per_recording = np.unique(windows.places[:, 0], return_index=True, return_counts=True)
     for number, at, n in zip(numbers.tolist(), first.tolist(), per_recording.tolist(), strict=True):
-        ends = windows.places[[at, at + n - 1], 1] + windows.window
-        found = [target.of(windows.recordings[number], future, int(end)) for end in ends]
+        chosen = slice(at, at + n) if target.per_sample else [at, at + n - 1]
+        ends = windows.places[chosen, 1] + windows.window
+        found = [_extremes(target.of(windows.recordings[number], future, int(end)), target) for end in ends]
         told = n - int(windows.unlabelled[at : at + n].sum()) if target.of_class else n
         if found[0] is not None and told:
             count += told
-            values |= {0.0} if target.per_channel else set(map(float, found))
+            values |= {0.0} if target.per_channel else {float(value) for label in found for value in label}
     return count, values

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vibench.data.prepare import NotWantedError
-from vibench.data.store import RawRecording
+from vibench.data.writing import RawRecording
 from vibench.errors import DataError
 
 

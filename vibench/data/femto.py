@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vibench.data.prepare import NotWantedError
-from vibench.data.store import RawRecording
+from vibench.data.writing import RawRecording
 from vibench.errors import DataError
 
 RATE_HZ = 25_600

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from vibench.data.batch import Batch
+from vibench.data.drawing import Draw
+from vibench.data.store import Recording
 from vibench.data.windows import Windows, whole_batch
 from vibench.errors import DataError, VibenchError
 
@@ -56,23 +57,26 @@ class Data:
         n_channels: C, of the widest system.
         classes: names of the classes, in the order of their numbers.
         certificate: what the audit found; written to ``split.json``.
+        draw: which windows of the training split an epoch holds.
     """
 
     splits: dict[str, Windows]
+    draw: Draw
     n_channels: int
     classes: list[str]
     certificate: dict[str, Any]
     workers: int
 
     def loader(self, split: str, batch_size: int, *, seed: int | None = None, pin: bool = False) -> DataLoader[Batch]:
-        """Every window of a split once; in an order drawn from ``seed`` and the epoch, or in order without one."""
+        """Every window of a split once, in order; with a ``seed`` those of an epoch of the training, in an order drawn
+        from it and the epoch."""
         windows = self.splits[split]
         if self.workers:
             atexit.register(_end_workers)  # after multiprocessing's own, so before it
         return DataLoader(
             windows,
             batch_size=batch_size,
-            sampler=SequentialSampler(windows) if seed is None else EpochShuffle(len(windows), seed),
+            sampler=SequentialSampler(windows) if seed is None else EpochShuffle(self.draw, seed),
             generator=torch.Generator().manual_seed(0),  # its own: workers must not draw from the model's numbers
             worker_init_fn=_leave_signals,
             num_workers=self.workers,
@@ -85,40 +89,41 @@ class Data:
         """Of what is learned from: recordings, entities, labels and windows of every split; of no sample."""
         digest = hashlib.sha256(repr((self.n_channels, self.classes)).encode())
         for name, split in self.splits.items():
-            used = [(r.id, r.entity, r.label, r.rul_s, r.rate_hz, r.length) for r in split.recordings]
+            used = [(r.id, r.entity, r.label, r.rul_s, r.rate_hz, r.length, *_events(r)) for r in split.recordings]
             digest.update(repr((name, split.window, used)).encode())
             digest.update(split.places.tobytes())
             digest.update(split.unlabelled.tobytes())
         return digest.hexdigest()
 
-    def names(self, split: str, batch_size: int, *, seed: int, epoch: int, number: int) -> list[str]:
-        """Of the windows of one batch of a shuffled loader: its pass and its number there, both from 0."""
-        windows = self.splits[split]
-        order = EpochShuffle(len(windows), seed).order(epoch)
+    def names(self, batch_size: int, *, seed: int, epoch: int, number: int) -> list[str]:
+        """Of the windows of one batch of the training: its epoch and its number there, both from 0."""
+        windows = self.splits["train"]
+        order = self.draw.order(seed, epoch)
         return [windows.name(row) for row in order[number * batch_size : (number + 1) * batch_size].tolist()]
 
 
 class EpochShuffle(Sampler[int]):
     """Another order in every pass, each drawn from the seed and the number of the pass alone."""
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch, self.done = length, seed, 0, 0
+    def __init__(self, draw: Draw, seed: int) -> None:
+        self.draw, self.seed, self.epoch, self.done = draw, seed, 0, 0
 
     def begin(self, epoch: int, done: int) -> None:
         """Say which pass comes next, and how many of its windows were seen before."""
         self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.draw)
 
     def __iter__(self) -> Iterator[int]:
-        order, done = self.order(self.epoch), self.done
+        order, done = self.draw.order(self.seed, self.epoch), self.done
         self.epoch, self.done = self.epoch + 1, 0
         return iter(order[done:].tolist())
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Numbers of the windows in the order of that pass, from 0."""
-        return np.random.default_rng([self.seed, epoch]).permutation(self.length)
+
+def _events(recording: Recording) -> list[Any]:
+    """Its events in plain types, where it may have any."""
+    return [] if recording.events is None else [recording.events.tolist()]
 
 
 def _end_workers() -> None:

@@ -1,5 +1,7 @@
 """Mean and scale of every channel, of whatever ``data.normalisation`` names."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from vibench.config.data import Normalisation
@@ -7,13 +9,15 @@ from vibench.data.splits import Segment
 from vibench.data.store import Recording, Store, check_finite
 from vibench.errors import DataError
 
+Moments = tuple[int, np.ndarray, np.ndarray]  # samples; mean and sum of squares about it, per channel
+
 
 def check_samples(store: Store, recordings: list[Recording]) -> None:
     """Raise a DataError at the first sample that is NaN or infinite."""
     for recording in recordings:
-        signal = store.signal(recording, 0, recording.length)
-        if not np.isfinite(signal.sum()):  # cheaper than asking every sample; a sum may overflow and be asked
-            check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
+        for signal in store.blocks(recording):
+            if not np.isfinite(signal.sum()):  # cheaper than asking every sample; a sum may overflow and be asked
+                check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
 
 
 def scaling_of(
@@ -45,30 +49,34 @@ def scaling_of(
 
 def _moments(store: Store, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance per channel of a whole recording."""
-    signal = store.signal(recording, 0, recording.length)
-    return signal.mean(0, np.float64), signal.var(0, np.float64)
+    n, mean, squares = _merged(store.blocks(recording))
+    return mean, squares / n
 
 
 def _pooled(
     store: Store, recordings: list[Recording], train: list[Segment]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """System -> mean and variance per channel over all of its training samples, and no others.
-
-    Segments are merged by their centred moments (Chan et al. 1983), so that a large mean cancels nothing.
-    """
-    merged: dict[str, tuple[float, np.ndarray, np.ndarray]] = {}
+    """System -> mean and variance per channel over all of its training samples, and no others."""
+    merged: dict[str, Moments] = {}
     for segment in train:
         recording = recordings[segment.recording]
-        signal = store.signal(recording, segment.start, segment.stop)
-        n, mean, squares = len(signal), signal.mean(0, np.float64), len(signal) * signal.var(0, np.float64)
-        before, mean_before, squares_before = merged.get(recording.system, (0, mean, 0 * mean))
-        total, step = before + n, mean - mean_before
-        merged[recording.system] = (
-            total,
-            mean_before + step * n / total,
-            squares_before + squares + step**2 * before * n / total,
-        )
+        blocks = store.blocks(recording, segment.start, segment.stop)
+        merged[recording.system] = _merged(blocks, merged.get(recording.system))
     return {system: (mean, squares / n) for system, (n, mean, squares) in merged.items()}
+
+
+def _merged(blocks: Iterable[np.ndarray], known: Moments | None = None) -> Moments:
+    """Of a signal that comes in blocks, together with what is known already.
+
+    Blocks are merged by their centred moments (Chan et al. 1983), so that a large mean cancels nothing.
+    """
+    for signal in blocks:
+        n, mean, squares = len(signal), signal.mean(0, np.float64), len(signal) * signal.var(0, np.float64)
+        before, mean_before, squares_before = known or (0, mean, 0 * mean)
+        total, step = before + n, mean - mean_before
+        known = (total, mean_before + step * n / total, squares_before + squares + step**2 * before * n / total)
+    assert known is not None
+    return known
 
 
 def safe_scale(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:

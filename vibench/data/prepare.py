@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vibench.data.store import RawRecording, finite, write_store
+from vibench.data.writing import RawRecording, Spool, finite, write_store
 from vibench.errors import DataError
 
 
@@ -42,13 +43,19 @@ def check_writable(store: Path) -> None:
 
 
 def prepare(
-    files: list[Path], read: Callable[[Path], RawRecording], store: Path, *, skip_broken: bool = False
+    files: list[Path],
+    read: Callable[[Path], RawRecording],
+    store: Path,
+    *,
+    skip_broken: bool = False,
+    preparation: dict[str, Any] | None = None,
 ) -> Prepared:
     """Write every recording among the files to a new store.
 
     Args:
         read: raises ``NotWantedError`` for a file to skip, ``DataError`` for a broken one.
         skip_broken: write the store without the broken files instead of writing nothing.
+        preparation: how the signals are made of the raw ones, for the store to say.
 
     Raises:
         DataError: nothing to read, or a broken file; the store is then not written.
@@ -70,7 +77,8 @@ def prepare(
                 progress.update(job, name=file.name)
                 try:
                     recording = read(file)
-                    recording.signal = finite(recording.signal, str(file))
+                    if not isinstance(recording.signal, Spool):
+                        recording.signal = finite(recording.signal, str(file))
                     done.recordings += 1
                     yield recording
                 except NotWantedError as reason:
@@ -83,7 +91,7 @@ def prepare(
             if not done.recordings:
                 raise DataError(_nothing(files, done))
 
-        write_store(store, recordings())
+        write_store(store, recordings(), preparation)
     return done
 
 

@@ -4,22 +4,26 @@ Layout of a store (version 1)::
 
     /systems/NAME/signal    (samples of all its recordings, channels) float32, contiguous
     /recordings/COLUMN      one row per recording
+    /events/known           (recordings,) whether anybody has looked for events in it
+    /events/recording       (events,) row of the recording
+    /events/spans           (events, 2) samples of the recording where one begins and ends
 
 Columns every store has: ``id``, ``system``, ``entity``, ``source`` (file it came from), ``rate_hz``, ``start`` and
 ``length`` (samples, into the signal of its system), ``anomaly`` (1 faulty, 0 healthy, -1 unknown), ``rul_s`` (seconds
 to failure at the first sample, NaN unknown). Every other column is text (fault, load, ...), empty where unknown, and
-can be named by ``data.label``, ``data.split.by`` and ``data.only``.
+can be named by ``data.label``, ``data.split.by`` and ``data.only``. ``/events`` is there where the data has events
+(seizures); the attribute ``preparation`` says how the signals were made of the raw ones, as JSON.
 
 One contiguous dataset per system, not one per recording: FEMTO has 27,146 recordings, and a window is one read from a
 position that HDF5 itself reports. It is read, not mapped: where a mapped file is cut short or its disk goes, the kernel
 kills the process, and nobody can say why.
 """
 
+import json
 import math
 import os
-import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ import numpy as np
 from vibench.errors import DataError, is_out_of_memory
 
 FORMAT, VERSION = "vibench-store", 1
+BLOCK = 1 << 18  # samples that are handled at once, where a recording may be longer than memory
 NUMBERS = {"rate_hz": "f8", "start": "i8", "length": "i8", "anomaly": "i1", "rul_s": "f8"}
 TEXTS = ("id", "system", "entity", "source")
 
@@ -43,6 +48,7 @@ class Recording:
         anomaly: True faulty, False healthy, None unknown.
         rul_s: seconds to failure at the first sample, None unknown.
         columns: every text column of the store, e.g. ``fault``.
+        events: (k, 2) samples of the recording where an event begins and ends; None where nobody has looked for any.
         label: index of its class; None until ``data.label`` was read, and where it has none.
     """
 
@@ -56,26 +62,8 @@ class Recording:
     anomaly: bool | None
     rul_s: float | None
     columns: dict[str, str] = field(default_factory=dict)
+    events: np.ndarray | None = None
     label: int | None = None
-
-
-@dataclass(kw_only=True, slots=True)
-class RawRecording:
-    """A recording on its way into a store.
-
-    Attributes:
-        signal: (samples, channels) of finite numbers.
-    """
-
-    signal: np.ndarray
-    id: str
-    system: str
-    entity: str
-    source: str
-    rate_hz: float
-    anomaly: bool | None = None
-    rul_s: float | None = None
-    columns: dict[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -93,7 +81,7 @@ class Store:
                 self._understand(file)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist; make it with `vibench-data prepare`") from None
-        except (OSError, KeyError, IndexError, UnicodeDecodeError) as error:
+        except (OSError, KeyError, IndexError, ValueError) as error:
             said = str(error).splitlines()[0]
             raise DataError(f"{path} cannot be read as a store: {said}; {_AGAIN}") from error
 
@@ -112,6 +100,9 @@ class Store:
                 raise DataError(f"{self.path}: signal of system {name} is not contiguous float32; {_AGAIN}")
             self._places[name] = (offset, signal.shape)
         self.recordings = _recordings(file["recordings"])
+        if "events" in file:
+            _read_events(file["events"], self.recordings)
+        self.preparation: dict[str, Any] = json.loads(file.attrs.get("preparation", "{}"))
         self.columns = list(self.recordings[0].columns) if self.recordings else []
         for recording in self.recordings:
             place = self._places.get(recording.system)
@@ -137,6 +128,12 @@ class Store:
         width = channels * 4
         samples = self._read(offset + begin * width, (end - begin) * width)
         return np.frombuffer(samples, np.float32).reshape(end - begin, channels)
+
+    def blocks(self, recording: Recording, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The same in parts, for what may be longer than memory."""
+        stop = recording.length if stop is None else stop
+        for begin in range(start, stop, BLOCK):
+            yield self.signal(recording, begin, min(begin + BLOCK, stop))
 
     def _read(self, place: int, nbytes: int) -> bytes:
         found = b""
@@ -182,87 +179,11 @@ def _recordings(table: h5py.Group) -> list[Recording]:
     ]
 
 
-def write_store(path: Path, recordings: Iterable[RawRecording]) -> int:
-    """Write recordings to a new store and return their number; the file appears whole or not at all.
-
-    Signals go to one raw file per system first, so that memory holds one recording at a time.
-
-    Raises:
-        DataError: no recording, samples that are not finite, or systems whose recordings differ in channels.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        rows, shapes = _spool(Path(folder), recordings)
-        if not rows:
-            raise DataError(f"{path}: nothing to write, no recording was read")
-        whole = Path(folder) / "store.h5"
-        with h5py.File(whole, "w", libver="v110") as file:
-            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-            _write_table(file.create_group("recordings"), rows)
-            for system, shape in sorted(shapes.items()):
-                signal = file.create_dataset(f"systems/{system}/signal", shape, np.float32, track_times=False)
-                signal[:] = np.memmap(Path(folder) / f"{system}.f32", np.float32, "r", shape=shape)
-        os.replace(whole, path)
-    return len(rows)
-
-
-def _spool(folder: Path, recordings: Iterable[RawRecording]) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
-    rows: list[dict[str, Any]] = []
-    shapes: dict[str, tuple[int, int]] = {}
-    for recording in recordings:
-        signal = np.ascontiguousarray(finite(recording.signal, recording.source))
-        _check_names(recording, rows)
-        length, channels = shapes.get(recording.system, (0, signal.shape[1]))
-        if signal.shape[1] != channels:
-            raise DataError(
-                f"{recording.source} has {signal.shape[1]} channels, the other recordings of system "
-                f"{recording.system} have {channels}; make them systems of their own"
-            )
-        with (folder / f"{recording.system}.f32").open("ab") as raw:
-            signal.tofile(raw)
-        shapes[recording.system] = (length + len(signal), channels)
-        rows.append(
-            {name: getattr(recording, name) for name in (*TEXTS, "rate_hz")}
-            | recording.columns
-            | {
-                "start": length,
-                "length": len(signal),
-                "anomaly": -1 if recording.anomaly is None else int(recording.anomaly),
-                "rul_s": math.nan if recording.rul_s is None else recording.rul_s,
-            }
-        )
-    return rows, shapes
-
-
-def _check_names(recording: RawRecording, rows: list[dict[str, Any]]) -> None:
-    if "/" in recording.system:
-        raise DataError(f"{recording.source}: the system {recording.system} has a / in its name; use another character")
-    if any(row["entity"] == recording.entity and row["system"] != recording.system for row in rows):
-        raise DataError(f"{recording.source}: entity {recording.entity} is in two systems; name every entity once")
-
-
-def _write_table(table: h5py.Group, rows: list[dict[str, Any]]) -> None:
-    for name in sorted({name for row in rows for name in row}):
-        if name in NUMBERS:
-            table.create_dataset(name, data=np.array([row[name] for row in rows], NUMBERS[name]), track_times=False)
-        else:
-            texts = [str(row.get(name, "")).encode() for row in rows]  # fixed width: HDF5's heap is not reproducible
-            width = max(1, *map(len, texts))
-            table.create_dataset(name, data=np.array(texts, f"S{width}"), track_times=False)
-
-
-def finite(signal: np.ndarray, source: str) -> np.ndarray:
-    """A raw signal in float32.
-
-    Raises:
-        DataError: it is empty, or a sample is NaN, infinite or beyond float32.
-    """
-    if not len(signal):
-        raise DataError(f"{source} holds no sample")
-    with np.errstate(over="ignore"):
-        signal = np.asarray(signal, dtype=np.float32)
-    check_finite(signal, source)
-    return signal
+def _read_events(group: h5py.Group, recordings: list[Recording]) -> None:
+    """Give every recording that somebody has looked through the events that were found."""
+    owner, spans = group["recording"][:], group["spans"][:]
+    for number in np.flatnonzero(group["known"][:]).tolist():
+        recordings[number].events = spans[owner == number]
 
 
 def check_finite(signal: np.ndarray, source: str) -> None:

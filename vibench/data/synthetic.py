@@ -16,7 +16,7 @@ from numpy.random import Generator, default_rng
 
 from vibench.config.data import DemoConfig
 from vibench.data.bearing import NSK_6804, SKF_6205, Bearing
-from vibench.data.store import RawRecording, write_store
+from vibench.data.writing import RawRecording, write_store
 from vibench.errors import DataError
 
 SIMULATION = 2  # raised whenever the same config would simulate other samples: a cached store is then made anew

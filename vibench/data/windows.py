@@ -20,6 +20,14 @@ def window_starts(start: int, stop: int, span: int, stride: int) -> range:
     return range(start, stop - span + 1, stride)
 
 
+def covering_starts(start: int, stop: int, window: int, stride: int) -> list[int]:
+    """First samples of windows that leave out no sample: one more ends with the last; a short signal has one."""
+    starts = list(window_starts(start, stop, window, stride)) or [start]
+    if starts[-1] + window < stop:
+        starts.append(stop - window)
+    return starts
+
+
 def span_of(window: int, targets: dict[str, Target]) -> int:
     """Samples that a window and the longest forecast of the tasks cover."""
     return window + max((t.future for t in targets.values()), default=0)
@@ -37,6 +45,7 @@ class Windows(Dataset):
         targets: task -> how its target is read.
         scaling: (recordings, 2, C) float32, mean and scale of each recording's channels; None takes each window's own.
         entities: name -> number.
+        clip: normalised samples beyond it are cut off; None leaves them.
         unlabelled: (windows,) bool, those whose class is not told; None tells all.
     """
 
@@ -51,10 +60,11 @@ class Windows(Dataset):
         targets: dict[str, Target],
         scaling: np.ndarray | None,
         entities: dict[str, int],
+        clip: float | None = None,
         unlabelled: np.ndarray | None = None,
     ) -> None:
         self.store, self.recordings, self.places, self.window = store, recordings, places, window
-        self.n_channels, self.targets, self.scaling = n_channels, targets, scaling
+        self.n_channels, self.targets, self.scaling, self.clip = n_channels, targets, scaling, clip
         self.span = span_of(window, targets)
         self.unlabelled = np.zeros(len(places), bool) if unlabelled is None else unlabelled
         systems = {name: i for i, name in enumerate(store.systems)}
@@ -83,18 +93,21 @@ class Windows(Dataset):
         for row, index in enumerate(indices):
             number, start = self.places[index].tolist()
             recording = self.recordings[number]
-            samples = self.store.signal(recording, start, start + self.span).T
-            c = len(samples)
-            mean, spread = self._scaling(number, samples[:, : self.window])
+            samples = self.store.signal(recording, start, min(start + self.span, recording.length)).T
+            c, n = len(samples), min(samples.shape[1], self.window)  # n < L where the recording is shorter
+            mean, spread = self._scaling(number, samples[:, :n])
             normalised = (samples - mean[:c, None]) / spread[:c, None]
-            signal[row, :c], scale[row, :c] = normalised[:, : self.window], spread[:c]
+            if self.clip is not None:
+                np.clip(normalised, -self.clip, self.clip, out=normalised)
+            signal[row, :c, :n], scale[row, :c] = normalised[:, :n], spread[:c]
             for task, target in self.targets.items():
                 if target.of_class and self.unlabelled[index]:
                     continue
                 value = target.of(recording, normalised[:, self.window :], start + self.window)
                 if value is not None:
                     where = (row, slice(c)) if target.per_channel else row
-                    targets[task][where], present[task][where] = value, True
+                    targets[task][where] = value
+                    present[task][(row, slice(n)) if target.per_sample else where] = True
         rows = torch.as_tensor(indices)
         return Batch(
             signal=torch.from_numpy(signal),
@@ -102,13 +115,18 @@ class Windows(Dataset):
             rate_hz=self.rate_hz[rows],
             system=self.system[rows],
             entity=self.entity[rows],
+            recording=torch.from_numpy(self.places[indices, 0]),
+            start=torch.from_numpy(self.places[indices, 1]),
             scale=torch.from_numpy(scale),
             targets={task: _tensor(values, self.targets[task]) for task, values in targets.items()},
             present={task: torch.from_numpy(values) for task, values in present.items()},
         )
 
     def labels(self, task: str) -> Tensor:
-        """(n,) every label of a task that is one number of a whole window; empty where it is not. Reads no signal."""
+        """(n,) every label of a task that is one number of a whole window, or the mean of those of its samples.
+
+        Empty where channels have their own. Reads no signal.
+        """
         target, nothing = self.targets[task], np.zeros((self.n_channels, 0), np.float32)
         if target.per_channel:
             return torch.empty(0, dtype=target.dtype)
@@ -117,12 +135,13 @@ class Windows(Dataset):
             for (number, start), hidden in zip(self.places.tolist(), self.unlabelled, strict=True)
             if not (target.of_class and hidden)
         ]
-        return torch.tensor([value for value in values if value is not None], dtype=target.dtype)
+        known = [value for value in values if value is not None]
+        return torch.tensor([np.mean(value) for value in known] if target.per_sample else known, dtype=target.dtype)
 
     def _empty(self, size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         targets, present = {}, {}
         for task, target in self.targets.items():
-            lead = (size, self.n_channels) if target.per_channel else (size,)
+            lead = (size, *target.lead(self.n_channels, self.window))
             kind = np.int64 if target.dtype is torch.int64 else np.float32
             targets[task], present[task] = np.zeros((*lead, *target.shape), kind), np.zeros(lead, bool)
         return targets, present

@@ -12,6 +12,7 @@ from vibench.config.hardware import Device
 from vibench.config.training import Checkpointing, Optimizer, OptimizerState, Precision, Sharding, wish
 from vibench.errors import ConfigError
 from vibench.memory.trace import Levers
+from vibench.step.checkpointing import levels
 
 
 def candidates(config: ExperimentConfig, model: nn.Module) -> Iterator[Levers]:
@@ -63,8 +64,7 @@ def _kept(config: ExperimentConfig, model: nn.Module) -> list[str]:
     wished = config.training.checkpointing
     if wished is not Checkpointing.auto:
         return [wished.value]
-    planned = config.hardware.gpu_memory_gib is not None and hasattr(model.backbone, "blocks")
-    return ["none", "selective", "full"] if planned else ["none"]
+    return levels(model) if config.hardware.gpu_memory_gib is not None else ["none"]
 
 
 def _placements(config: ExperimentConfig) -> list[tuple[str, str]]:

@@ -40,7 +40,7 @@ class MemoryPlan:
 
     Attributes:
         precision: fp32, bf16 or fp16.
-        checkpointing: none, selective or full.
+        checkpointing: none, selective, full or sliced.
         optimizer_state: device, int8 or host.
         sharding: none or full.
         devices: cards that train together.

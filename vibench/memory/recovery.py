@@ -16,13 +16,12 @@ from vibench.config.training import Checkpointing, OptimizerState, TrainingConfi
 from vibench.errors import OutOfMemoryError, Restart, VibenchError, is_out_of_memory
 from vibench.memory.plan import MemoryPlan
 from vibench.model import Model
-from vibench.step.checkpointing import checkpoint_blocks
+from vibench.step.checkpointing import checkpoint_blocks, levels
 from vibench.step.ranks import any_rank, first_told, ranks
 from vibench.step.recovery import give_back, place_of, wanted
 
 log = logging.getLogger("vibench")
 T = TypeVar("T")
-NEXT = {"none": "selective", "selective": "full"}
 PATIENCE = 2  # steps in a row in which the allocator of a card had to free what it kept and ask again
 
 
@@ -38,7 +37,7 @@ class Recovery:
 
     Attributes:
         micro_batch: windows at once in a step.
-        checkpointing: none, selective or full.
+        checkpointing: none, selective, full or sliced.
     """
 
     def __init__(
@@ -98,9 +97,9 @@ class Recovery:
         if micro > 1:
             self.micro_batch = -(-micro // 2)
             text, changes = f"micro-batch {micro} -> {self.micro_batch}", {"micro_batch": str(self.micro_batch)}
-        elif self._may_checkpoint():
-            before, self.checkpointing = self.checkpointing, NEXT[self.checkpointing]
-            checkpoint_blocks(self.model.backbone, self.checkpointing)
+        elif self._next():
+            before, self.checkpointing = self.checkpointing, self._next()
+            checkpoint_blocks(self.model, self.checkpointing)
             text = f"checkpointing {before} -> {self.checkpointing}"
             changes = {"checkpointing": self.checkpointing}
         else:
@@ -109,17 +108,19 @@ class Recovery:
         self.note({"kind": "memory", "step": step + 1, "text": f"{what}: {text}", "changes": changes})
         return True
 
-    def _may_checkpoint(self) -> bool:
-        auto = self.config.checkpointing is Checkpointing.auto
-        return auto and self.checkpointing in NEXT and hasattr(self.model.backbone, "blocks")
+    def _next(self) -> str | None:
+        """What keeps less than the present checkpointing; None where nothing does, or another was asked for."""
+        after = levels(self.model)
+        after = after[after.index(self.checkpointing) + 1 :] if self.checkpointing in after else []
+        return after[0] if after and self.config.checkpointing is Checkpointing.auto else None
 
     def _smaller(self, what: str, size: int, step: int) -> VibenchError:
         """How ranks that share their weights go on: all of them from the last checkpoint."""
         micro = min(self.micro_batch, size)
         if micro > 1:
             return Restart(what, kind="MEMORY", changes={"micro_batch": str(-(-micro // 2))}, step=step + 1)
-        if self._may_checkpoint():
-            return Restart(what, kind="MEMORY", changes={"checkpointing": NEXT[self.checkpointing]}, step=step + 1)
+        if (kept := self._next()) is not None:
+            return Restart(what, kind="MEMORY", changes={"checkpointing": kept}, step=step + 1)
         return OutOfMemoryError(f"{what} at step {step + 1}, with micro-batch 1, checkpointing {self.checkpointing}")
 
     @contextmanager

@@ -70,7 +70,7 @@ class Levers:
 
     Attributes:
         precision: fp32, bf16 or fp16.
-        checkpointing: none, selective or full.
+        checkpointing: none, selective, full or sliced.
         optimizer_state: device, int8 or host.
         sharding: none or full.
     """
@@ -152,7 +152,7 @@ def rehearse(
     with observer:
         model = build_model(config, n_channels=n_channels, n_classes=n_classes)
         freeze(model, training.freeze)
-        checkpoint_blocks(model.backbone, levers.checkpointing)
+        checkpoint_blocks(model, levers.checkpointing)
         begin("metrics")
         state = torch.empty(_metrics_bytes(model), dtype=torch.uint8)
         begin("weights")

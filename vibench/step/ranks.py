@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vibench.data.batch import Batch
+from vibench.step.checkpointing import blocks_of
 
 T = TypeVar("T")
 BUCKET_BYTES = 64 * 2**20  # of gradients that are summed at once
@@ -157,7 +158,7 @@ def shard(model: nn.Module, device: torch.device) -> None:
 
     mesh = init_device_mesh(device.type, (ranks(),))
     roots = [model.embedding, model.backbone, *model.tasks.values()]  # each is called by the step on its own
-    for module in [*getattr(model.backbone, "blocks", ()), *roots]:
+    for module in [*blocks_of(model), *roots]:
         if any(True for _ in module.parameters()):
             fully_shard(module, mesh=mesh)
         else:

@@ -81,7 +81,12 @@ class Scores(nn.Module):
             self.counts[name] += int(task.count(present))
             self.samples[name] += int(windows.sum())
             self.entities[name].update(batch.entity[windows].tolist())
-            task.update(self.metrics[name], prediction, target, present, batch.scale)
+            task.update(self.metrics[name], prediction, target, present, batch)
+
+    def settle(self, model: Model) -> None:
+        """Let every task choose by what was counted; of a validation only."""
+        for name, metrics in self.metrics.items():
+            model.tasks[name].settle(metrics)
 
     def results(self) -> dict[str, TaskResult]:
         """Task -> what it reached, of all ranks together; NaN where nothing was counted."""

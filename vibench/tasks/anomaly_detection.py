@@ -30,7 +30,7 @@ class AnomalyDetection(Task):
         self.head = nn.Linear(sizes.d_model, 1)
 
     @staticmethod
-    def target(config: TaskConfig) -> Target:
+    def target(config: TaskConfig, window: int) -> Target:
         return Target(
             of=lambda recording, future, end: recording.anomaly,
             shape=(),
@@ -67,7 +67,7 @@ class AnomalyDetection(Task):
         )
 
     def update(
-        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, batch: Batch
     ) -> None:
         if not present.any():
             return

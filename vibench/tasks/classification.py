@@ -31,7 +31,7 @@ class Classification(Task):
         self.head = nn.Linear(sizes.d_model, sizes.n_classes)
 
     @staticmethod
-    def target(config: TaskConfig) -> Target:
+    def target(config: TaskConfig, window: int) -> Target:
         return Target(
             of=lambda recording, future, end: recording.label, shape=(), dtype=torch.int64, distinct=2, of_class=True
         )
@@ -69,7 +69,7 @@ class Classification(Task):
         )
 
     def update(
-        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, batch: Batch
     ) -> None:
         if not present.any():
             return

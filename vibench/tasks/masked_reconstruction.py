@@ -42,7 +42,7 @@ class MaskedReconstruction(Task):
         self.register_buffer("fixed", torch.tensor(order.tolist()), persistent=False)
 
     @staticmethod
-    def target(config: MaskedReconstructionConfig) -> Target:
+    def target(config: MaskedReconstructionConfig, window: int) -> Target:
         """Every channel that exists has one; its values are the signal's own, which :meth:`view` puts in place."""
         return Target(of=lambda recording, future, end: 0.0, shape=(), dtype=torch.float32, per_channel=True)
 
@@ -83,7 +83,7 @@ class MaskedReconstruction(Task):
         return MetricCollection(metrics, compute_groups=False).set_dtype(torch.float64)
 
     def update(
-        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, batch: Batch
     ) -> None:
         if present.any():
             metrics.update(prediction[present].double(), target[present].double())

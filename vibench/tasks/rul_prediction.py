@@ -34,7 +34,7 @@ class RULPrediction(Task):
         self.head = nn.Sequential(nn.Linear(sizes.d_model, sizes.d_model), nn.GELU(), nn.Linear(sizes.d_model, 1))
 
     @staticmethod
-    def target(config: RULPredictionConfig) -> Target:
+    def target(config: RULPredictionConfig, window: int) -> Target:
         def of(recording: Recording, future: np.ndarray, end: int) -> float | None:
             if recording.rul_s is None:
                 return None
@@ -70,7 +70,7 @@ class RULPrediction(Task):
         ).set_dtype(torch.float64)
 
     def update(
-        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, batch: Batch
     ) -> None:
         if not present.any():
             return

@@ -33,7 +33,7 @@ class SignalPrediction(Task):
         self.head = Samples(sizes, horizon // patch_len, patch_len)
 
     @staticmethod
-    def target(config: SignalPredictionConfig) -> Target:
+    def target(config: SignalPredictionConfig, window: int) -> Target:
         def of(recording: Recording, future: np.ndarray, end: int) -> np.ndarray:
             return future[:, : config.horizon]
 
@@ -68,14 +68,14 @@ class SignalPrediction(Task):
         ).set_dtype(torch.float64)  # sums of squares of a signal with an offset
 
     def update(
-        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, batch: Batch
     ) -> None:
         if not present.any():
             return
         prediction, target, unit = (
             prediction[present].double(),
             target[present].double(),
-            scale[present][:, None].double(),
+            batch.scale[present][:, None].double(),
         )
         for name, metric in metrics.items():
             factor = unit if name.startswith("raw_") else 1

@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 
 from vibench.config.task import TaskConfig
 from vibench.data.batch import Batch, Target
+from vibench.data.loader import Data
 from vibench.errors import ShapeError
 
 
@@ -45,9 +46,15 @@ class Task(nn.Module):
     gaussian = False
 
     @staticmethod
-    def target(config: TaskConfig) -> Target:
-        """How the target is read from a recording."""
+    def target(config: TaskConfig, window: int) -> Target:
+        """How the target is read from a recording, of windows of that many samples."""
         raise NotImplementedError
+
+    def meet(self, data: Data) -> None:
+        """Take from the training split what the loss must know of it, before the first step."""
+
+    def settle(self, metrics: MetricCollection) -> None:
+        """Choose by a validation what is no weight, a threshold for one; never by a test."""
 
     def view(self, batch: Batch, name: str) -> Batch:
         """What this task, of that name, lets the model see of a batch, with its target there.
@@ -77,9 +84,9 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def update(
-        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, scale: Tensor
+        self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, batch: Batch
     ) -> None:
-        """Count the present labels of a batch; ``scale`` (B, C) is the unit of the signal."""
+        """Count the present labels of a batch, of which ``batch`` tells the unit of the signal and where it was cut."""
         raise NotImplementedError
 
 

@@ -62,8 +62,8 @@ def promised_steps(data: Data, config: ExperimentConfig) -> int:
         ConfigError: the warm-up would not end within them, or a task would not begin.
     """
     training = config.training
-    per_epoch = -(-len(data.splits["train"]) // training.global_batch_size)
-    steps = training.steps(len(data.splits["train"]))
+    per_epoch = -(-len(data.draw) // training.global_batch_size)
+    steps = training.steps(len(data.draw))
     if training.warmup_steps >= steps:
         raise ConfigError(
             [
@@ -130,7 +130,7 @@ def fit(
         keep_freed_memory()
     training = config.training
     freeze(model, training.freeze)
-    checkpoint_blocks(model.backbone, plan.checkpointing)
+    checkpoint_blocks(model, plan.checkpointing)
     if plan.sharding == "full":
         shard(model, device)
     else:
@@ -149,7 +149,7 @@ def fit(
         log_every=config.logger.every_n_steps,
         write=lambda values: log.write(values, state.steps_done) if log is not None else None,
         windows=lambda epoch, number: data.names(
-            "train", training.global_batch_size, seed=config.seed, epoch=epoch, number=number
+            training.global_batch_size, seed=config.seed, epoch=epoch, number=number
         ),
         note=note,
         lr_scale=lr_scale,

@@ -15,7 +15,10 @@ from vibench.training.checkpoints import CheckpointError, read_checkpoint, weigh
 log = logging.getLogger("vibench")
 
 
-FREE = {"dropout", "chunk", "label_smoothing", "threshold", "mask_ratio"}  # may differ: what a weight means stays
+FREE = {  # may differ: what a weight means stays
+    *("dropout", "chunk", "slice", "scan", "label_smoothing", "threshold", "mask_ratio", "alpha", "gamma"),
+    *("max_fa_per_24h", "off_ratio", "opening", "closing", "min_duration_s", "merge_gap_s"),
+}
 
 
 def start_from(model: Model, config: ExperimentConfig, classes: list[str]) -> dict[str, Any] | None:

@@ -260,6 +260,7 @@ class Training:
             self.recovery.of_scores(
                 lambda micro_batch: self._score(batches, micro_batch), self.config.global_batch_size, self.steps_done
             )
+            self.scores.settle(self.model)
             return self.scores.results()
         finally:
             for module, mode in modes:
