@@ -235,7 +235,7 @@ def test_the_layer_is_the_one_written_token_by_token(d_conv):
 def test_sums_over_tokens_stay_in_single_precision_under_autocast():
     """From the same features, rounded to bfloat16 by linear map and convolution, the scan loses nothing more."""
     made, tokens, seen = layer(chunk=16), torch.randn(2, 64, 6), []
-    made.norm.register_forward_pre_hook(lambda norm, arguments: seen.append(arguments[0]))
+    made.norm.register_forward_pre_hook(lambda norm, arguments: seen.append(arguments[0] * F.silu(arguments[1])))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         made(tokens)
         gate, mixed, step = split(made.enter(tokens), 12, 12 + 5 + 5, 3)

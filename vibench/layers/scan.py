@@ -17,9 +17,17 @@ from vibench.layers.precision import single_precision
 AT_ONCE = 8  # chunks whose pairs are there at a time
 
 
-def scan(values: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor, chunk: int) -> Tensor:
-    """State-space duality: ``h[t] = exp(step[t] rate) h[t-1] + step[t] write[t] values[t]``, ``y[t] = read[t] h[t]``
-    (Dao and Gu 2024, https://arxiv.org/abs/2405.21060).
+def scan(
+    values: Tensor,
+    step: Tensor,
+    rate: Tensor,
+    write: Tensor,
+    read: Tensor,
+    chunk: int,
+    skip: Tensor | None = None,
+) -> Tensor:
+    """State-space duality: ``h[t] = exp(step[t] rate) h[t-1] + step[t] write[t] values[t]``,
+    ``y[t] = read[t] h[t] + skip values[t]`` (Dao and Gu 2024, https://arxiv.org/abs/2405.21060).
 
     Within a chunk all pairs of tokens are multiplied out; from chunk to chunk goes the state.
 
@@ -29,21 +37,33 @@ def scan(values: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor
         rate: (H,), negative.
         write, read: (S, N, K), shared by the heads.
         chunk: l; the last one is filled up with steps of zero, which change nothing.
+        skip: (H,); None for zero.
 
     Returns:
         (S, N, H, P).
     """
     n = values.shape[1]
     values, step, write, read = (_chunked(t, min(chunk, n)) for t in (values, step, write, read))
-    return _Scan.apply(values, step, rate, write, read).permute(1, 0, 4, 2, 3).flatten(1, 2)[:, :n]
+    out = _Scan.apply(values, step, rate, write, read)
+    if skip is not None:
+        out = torch.addcmul(out, skip[:, None, None], values)
+    return out.permute(1, 0, 4, 2, 3).flatten(1, 2)[:, :n]
 
 
-def fused_scan(values: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor, chunk: int) -> Tensor:
+def fused_scan(
+    values: Tensor,
+    step: Tensor,
+    rate: Tensor,
+    write: Tensor,
+    read: Tensor,
+    chunk: int,
+    skip: Tensor | None = None,
+) -> Tensor:
     """:func:`scan` by the Triton kernels of mamba_ssm, which are for GPUs; they take chunks of 64 tokens and more."""
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     chunk = 1 << max(6, (chunk - 1).bit_length())  # a power of two
-    return mamba_chunk_scan_combined(values, step, rate, write[:, :, None], read[:, :, None], chunk)
+    return mamba_chunk_scan_combined(values, step, rate, write[:, :, None], read[:, :, None], chunk, D=skip)
 
 
 def _chunked(tensor: Tensor, length: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vibench.layers.gated_norm import GatedNorm
 from vibench.layers.precision import single_precision
 from vibench.layers.scan import fused_scan, scan
 
@@ -40,7 +41,7 @@ class Mamba2(nn.Module):
         self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
         self.log_decay = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
-        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.norm = GatedNorm(self.inner, eps=1e-5)
         self.leave = nn.Linear(self.inner, d_model, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -50,10 +51,10 @@ class Mamba2(nn.Module):
         values = values.unflatten(1, (self.heads, self.head_dim)).movedim(-1, 1)  # (S, N, H, P)
         run = fused_scan if self.fused and tokens.is_cuda else scan  # a trace has no kernels to run
         with single_precision(tokens):  # sums over many tokens
-            values, step = values.float(), F.softplus(step.float() + self.step_bias)  # (S, N, H)
-            out = run(values, step, -self.log_decay.exp(), write.mT.float(), read.mT.float(), self.chunk)
-            out = torch.addcmul(out, self.skip[:, None], values)
-        return self.leave(self.norm(out.flatten(2) * F.silu(gate)))
+            step = F.softplus(step.float() + self.step_bias)  # (S, N, H)
+            write, read = write.mT.float(), read.mT.float()
+            out = run(values.float(), step, -self.log_decay.exp(), write, read, self.chunk, self.skip)
+        return self.leave(self.norm(out.flatten(2), gate))
 
     def _mixed(self, features: Tensor) -> Tensor:
         """Causal convolution of each feature, and SiLU: (S, N, F) -> (S, F, N), tokens last as the scan has them."""

@@ -182,8 +182,8 @@ def test_eyes_are_seen_in_front_only(make, seed):
 
 
 def test_eyelids_flutter_as_fast_as_spike_and_wave():
-    waves = [artefacts.flutter(default_rng(seed), RATE)[0] for seed in range(12)]
-    assert all(2 < strongest_hz(wave) < 4.7 for wave in waves)
+    flutters = [artefacts.flutter(default_rng(seed), RATE)[0] for seed in range(12)]
+    assert all(2 < strongest_hz(wave) < 4.7 for wave in flutters)
 
 
 @pytest.mark.parametrize("make", [artefacts.muscle, artefacts.chewing], ids=["muscle", "chewing"])
@@ -223,9 +223,9 @@ def test_benign_rhythms_keep_their_frequency_and_their_place(seed):
 
 @pytest.mark.parametrize("focus", [None, "T8"])
 def test_discharges_are_those_of_seizures_but_shorter(focus):
-    waves = [waves.discharge(default_rng(seed), RATE, focus) for seed in range(12)]
-    assert max(wave.shape[1] for wave in waves) < 2.8 * RATE < 3 * RATE
-    assert {CHANNELS[np.abs(wave).max(1).argmax()] for wave in waves} == {focus or "Fz"}
+    told = [waves.discharge(default_rng(seed), RATE, focus) for seed in range(12)]
+    assert max(wave.shape[1] for wave in told) < 2.8 * RATE < 3 * RATE
+    assert {CHANNELS[np.abs(wave).max(1).argmax()] for wave in told} == {focus or "Fz"}
 
 
 @pytest.mark.parametrize("mains_hz", [50.0, 60.0])
