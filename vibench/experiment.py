@@ -258,6 +258,8 @@ def environment() -> dict[str, Any]:
 
 def _say_what_starts(data: Data, plan: MemoryPlan, device: torch.device) -> None:
     windows = ", ".join(f"{name} {len(split)}" for name, split in data.splits.items())
+    if len(data.draw) < len(data.splits["train"]):
+        windows += f"; an epoch draws {len(data.draw)}"
     log.info(f"{plan.parameters:,} parameters, {plan.precision}, on {device_name(device)}; windows: {windows}")
     if not data.certificate["clean"]:
         log.warning("LEAKY SPLIT, as data.allow_leaky=true asks for: the result says so")

@@ -118,13 +118,13 @@ class Store:
         return self._places[system][1][1]
 
     def signal(self, recording: Recording, start: int, stop: int) -> np.ndarray:
-        """(stop - start, channels) float32, read-only.
+        """(stop - start, channels) float32, read-only; fewer at the end of the recording.
 
         Raises:
             DataError: the file is gone, or shorter than it was.
         """
         offset, (length, channels) = self._places[recording.system]
-        begin, end = (min(recording.start + sample, length) for sample in (start, stop))
+        begin, end = (min(recording.start + min(sample, recording.length), length) for sample in (start, stop))
         width = channels * 4
         samples = self._read(offset + begin * width, (end - begin) * width)
         return np.frombuffer(samples, np.float32).reshape(end - begin, channels)

@@ -18,6 +18,7 @@ from vibench.data.eeg.artefacts import heart
 from vibench.data.eeg.edf import write_edf
 from vibench.data.eeg.scalp import CHANNELS
 from vibench.data.eeg.simulated import Patient, Seizure, simulate
+from vibench.data.progress import shown
 from vibench.errors import DataError
 
 SIMULATION = 1  # raised whenever the same arguments would write other samples
@@ -59,8 +60,8 @@ def write_corpus(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         whole = Path(temporary) / folder.name
-        for number in range(patients):
-            name = f"sub-{number + 1:02d}"
+        for number in shown(range(patients), "simulating patients"):
+            name = f"sub-{f'{seed}x' if seed else ''}{number + 1:02d}"  # another corpus is of other people
             patient = Patient.draw(default_rng([seed, *name.encode()]), generalised=number % 2 == 1)
             mean = seizures_per_hour * patient.activity * record_s / 3600
             for record in range(records_per_patient):

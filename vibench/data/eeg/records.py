@@ -17,6 +17,7 @@ from vibench.data.eeg.patients import patient_of
 from vibench.data.eeg.preparation import preparation_of
 from vibench.data.eeg.preprocessing import Preprocessing
 from vibench.data.prepare import Prepared, files_below, prepare
+from vibench.data.progress import shown
 from vibench.data.writing import RawRecording, Spool
 from vibench.errors import DataError
 
@@ -67,7 +68,7 @@ class Reader:
         self.interpolated: Counter[str] = Counter()
         self.filled: dict[Path, int] = {}
         self.found: dict[Path, tuple[EDFRecording, Seizures, str] | DataError] = {}
-        for file in files:
+        for file in shown(files, "annotations"):
             try:
                 recording = open_edf(file, config.channels, config.interpolate)
                 self.found[file] = recording, seizures_of(recording), patient_of(file, raw, recording.patient)
