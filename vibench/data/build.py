@@ -175,17 +175,18 @@ def _cut(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """(windows, 2) per split: recording and first sample; and the recordings too short for a window."""
     fills = isinstance(config, EEGDataConfig) and span == config.window  # a forecast has nothing to be filled with
-    cut = covering_starts if fills else window_starts
     places: dict[str, np.ndarray] = {}
     short: dict[str, tuple[Recording, int]] = {}
     for name in (name for name in NAMES if name in splits):
         rows = []
         for segment in splits[name]:
+            recording, length = recordings[segment.recording], segment.stop - segment.start
+            whole = length >= span or segment.stop == recording.length  # else what follows is of another split
+            cut = covering_starts if fills and whole else window_starts
             starts = cut(segment.start, segment.stop, span, config.stride)
             rows += [(segment.recording, start) for start in starts]
-            if segment.stop - segment.start < span:
-                recording = recordings[segment.recording]
-                short.setdefault(recording.id, (recording, segment.stop - segment.start))
+            if length < span:
+                short.setdefault(recording.id, (recording, length))
         if not rows:
             raise DataError(_no_window(store, name, splits[name], config.window, span))
         places[name] = np.array(rows, np.int64)
@@ -237,12 +238,11 @@ def _extremes(label: Any, target: Target) -> tuple[Any, ...] | None:
 def _count(windows: Windows, target: Target) -> tuple[int, set[float]]:
     """Windows with a target, and the values of the first and last window of every recording, or of every sample's."""
     count, values = 0, set()
-    future = np.zeros((windows.n_channels, windows.span - windows.window), np.float32)
     numbers, first, per_recording = np.unique(windows.places[:, 0], return_index=True, return_counts=True)
     for number, at, n in zip(numbers.tolist(), first.tolist(), per_recording.tolist(), strict=True):
         chosen = slice(at, at + n) if target.per_sample else [at, at + n - 1]
-        ends = windows.places[chosen, 1] + windows.window
-        found = [_extremes(target.of(windows.recordings[number], future, int(end)), target) for end in ends]
+        starts = windows.places[chosen, 1].tolist()
+        found = [_extremes(windows.label(target, number, start), target) for start in starts]
         told = n - int(windows.unlabelled[at : at + n].sum()) if target.of_class else n
         if found[0] is not None and told:
             count += told

@@ -17,7 +17,8 @@ def check_samples(store: Store, recordings: list[Recording]) -> None:
     for recording in recordings:
         for signal in store.blocks(recording):
             if not np.isfinite(signal.sum()):  # cheaper than asking every sample; a sum may overflow and be asked
-                check_finite(signal, f"{store.path}: recording {recording.id} (from {recording.source})")
+                source = f"{store.path}: recording {recording.id} (from {recording.source})"
+                check_finite(store.blocks(recording), source)
 
 
 def scaling_of(

@@ -23,7 +23,7 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,12 +186,17 @@ def _read_events(group: h5py.Group, recordings: list[Recording]) -> None:
         recordings[number].events = spans[owner == number]
 
 
-def check_finite(signal: np.ndarray, source: str) -> None:
-    """Raise a DataError that names the first sample that is NaN or infinite."""
-    usable = np.isfinite(signal)
-    if not usable.all():
-        sample, channel = np.argwhere(~usable)[0]
+def check_finite(blocks: Iterable[np.ndarray], source: str) -> None:
+    """Raise a DataError that names the first sample that is NaN or infinite, of a signal that comes in blocks."""
+    count, done, first = 0, 0, ""
+    for block in blocks:
+        usable = np.isfinite(block)
+        if not usable.all():
+            sample, channel = np.argwhere(~usable)[0]
+            first = first or f"sample {done + sample} of channel {channel}"
+            count += int((~usable).sum())
+        done += len(block)
+    if count:
         raise DataError(
-            f"{source} has {int((~usable).sum())} samples that are not finite numbers, the first at sample {sample} "
-            f"of channel {channel}; repair or remove the file"
+            f"{source} has {count} samples that are not finite numbers, the first at {first}; repair or remove the file"
         )

@@ -127,16 +127,22 @@ class Windows(Dataset):
 
         Empty where channels have their own. Reads no signal.
         """
-        target, nothing = self.targets[task], np.zeros((self.n_channels, 0), np.float32)
+        target = self.targets[task]
         if target.per_channel:
             return torch.empty(0, dtype=target.dtype)
         values = [
-            target.of(self.recordings[number], nothing, start + self.window)
+            self.label(target, number, start)
             for (number, start), hidden in zip(self.places.tolist(), self.unlabelled, strict=True)
             if not (target.of_class and hidden)
         ]
         known = [value for value in values if value is not None]
         return torch.tensor([np.mean(value) for value in known] if target.per_sample else known, dtype=target.dtype)
+
+    def label(self, target: Target, number: int, start: int) -> Any:
+        """What ``target.of`` says of a window; of its samples, those that the recording has. Reads no signal."""
+        recording, future = self.recordings[number], np.zeros((self.n_channels, self.span - self.window), np.float32)
+        value = target.of(recording, future, start + self.window)
+        return value[: recording.length - start] if target.per_sample and value is not None else value
 
     def _empty(self, size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         targets, present = {}, {}

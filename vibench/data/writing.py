@@ -105,7 +105,7 @@ def _spool(
     for recording in recordings:
         raw, source = recording.signal, recording.source
         spooled = isinstance(raw, Spool)
-        blocks = (finite(block, source) for block in raw.blocks()) if spooled else [finite(raw, source)]
+        blocks = _sound(raw, source) if spooled else [finite(raw, source)]
         channels = raw.channels if spooled else raw.shape[1]
         _check_names(recording, rows)
         if recording.system not in signals:
@@ -131,6 +131,14 @@ def _spool(
         )
         events.append(recording.events)
     return rows, events, signals
+
+
+def _sound(spool: Spool, source: str) -> Iterator[np.ndarray]:
+    """Its blocks, of which every sample is finite."""
+    for block in spool.blocks():
+        if not np.isfinite(block).all():
+            check_finite(spool.blocks(), source)
+        yield block
 
 
 def _write_events(group: h5py.Group, events: list[np.ndarray | None]) -> None:
@@ -169,5 +177,5 @@ def finite(signal: np.ndarray, source: str) -> np.ndarray:
         raise DataError(f"{source} holds no sample")
     with np.errstate(over="ignore"):
         signal = np.asarray(signal, dtype=np.float32)
-    check_finite(signal, source)
+    check_finite([signal], source)
     return signal

@@ -107,8 +107,9 @@ class Reader:
 def samples_of(events: list[tuple[float, float]], rate_hz: float, length: int) -> np.ndarray:
     """(k, 2) first sample of each event and the one behind its last, from seconds."""
     spans = np.rint(np.array(events, np.float64).reshape(-1, 2) * rate_hz).astype(np.int64)
-    spans[:, 1] = np.maximum(spans[:, 1], spans[:, 0] + 1)
-    return spans.clip(0, length)
+    spans[:, 0] = spans[:, 0].clip(0, length - 1)
+    spans[:, 1] = spans[:, 1].clip(spans[:, 0] + 1, length)
+    return spans
 
 
 def prepare_eeg(
