@@ -1,30 +1,32 @@
 """What the seizure model costs: one window of 60 s at 256 Hz from 19 electrodes, forward and backward, in fp32.
 
-    python -m benchmarks.eeg model
+    python -m benchmarks.eeg
 
-``model``: live bytes and CPU seconds of the encoder and the backbone at their published sizes, plain, checkpointed, and
-checkpointed in slices, with loss and gradients against the plain ones; the scan against the recurrence; the graph
-convolution against a loop over graphs; the encoding of positions as a share of the step. One thread; seconds are the
-least of some rounds, taken in turns. Live bytes are those of all tensors at once, weights and gradients included.
-Bars: 800 MiB in slices and no slower than plain; the same to 1e-5; scan and graphs 5x; encoding 3 %, of every tenth
-token a fifth of that.
+Live bytes and CPU seconds of the encoder and the backbone at their published sizes: with the scan as textbooks have it
+(``textbook.py``), plain, checkpointed, and checkpointed in slices, with loss and gradients against the plain ones; the
+scan against the recurrence; the graph convolution against a loop over graphs; the encoding of positions as a share of
+the step. One thread; seconds are the least of some rounds, taken in turns. Live bytes are those of all tensors at once,
+weights and gradients included. Bars: 800 MiB in slices and no slower than plain; the same to 1e-5; scan and graphs 5x;
+encoding 3 %, of every tenth token a fifth of that.
 """
 
 import importlib.util
 import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.textbook import textbook_scan
 from vibench.config import schemas
 from vibench.config.backbone import Encoding
+from vibench.layers import ssd
 from vibench.layers.graph import SSGConv, adjacency
 from vibench.layers.laplacian import PositionalEncoding
 from vibench.layers.scan import scan
@@ -37,12 +39,7 @@ MIB = 2**20
 ELECTRODES, WINDOW, WIDTH = 19, 15_360, 512
 TOKENS, PAIRS = WINDOW // 16, ELECTRODES * (ELECTRODES - 1) // 2
 ROUNDS = 3
-PATHS = {  # what of the model is checkpointed, and how
-    "plain": (True, "none"),
-    "checkpointed": (True, "full"),
-    "in slices": (True, "sliced"),
-    "in slices, encoder plain": (False, "sliced"),
-}
+PATHS = {"textbook": "none", "plain": "none", "checkpointed": "full", "in slices": "sliced"}  # how it is checkpointed
 
 
 def build(path: str, **changed: object) -> Model:
@@ -53,9 +50,8 @@ def build(path: str, **changed: object) -> Model:
     torch.manual_seed(0)
     embedding = instantiate(parts[0], d_model=WIDTH, n_channels=ELECTRODES, window=WINDOW)
     backbone = instantiate(parts[1], d_model=WIDTH, n_tokens=TOKENS, **changed)
-    encoder_too, how = PATHS[path]
     model = Model(embedding, backbone, {})
-    checkpoint_blocks(model if encoder_too else Model(nn.Identity(), backbone, {}), how)
+    checkpoint_blocks(model, PATHS[path])
     return model
 
 
@@ -69,9 +65,19 @@ def step(model: Model) -> Tensor:
     return loss.detach()
 
 
+@contextmanager
+def scanned(path: str) -> Iterator[None]:
+    """By the textbook's scan, or ours."""
+    ssd.scan = textbook_scan if path == "textbook" else scan
+    try:
+        yield
+    finally:
+        ssd.scan = scan
+
+
 def live_mib(path: str, **changed: object) -> float:
     """Most bytes of tensors alive at once, of the model and one step of it."""
-    with bias_in_place(), Tracker() as tracker:
+    with scanned(path), bias_in_place(), Tracker() as tracker:
         step(build(path, **changed))
         tracker.finish()
     return live_peak(tracker.timeline.blocks, tracker.timeline.events)[0] / MIB
@@ -99,17 +105,18 @@ def paths() -> tuple[float, float]:
     models = {path: build(path) for path in PATHS}
     losses, gradients = {}, {}
     for path, model in models.items():
-        losses[path] = step(model)
+        with scanned(path):
+            losses[path] = step(model)
         gradients[path] = [p.grad.clone() for p in model.parameters()]
         model.zero_grad()
 
-    def timed(model: Model) -> None:
-        model.zero_grad()
-        step(model)
+    def timed(path: str) -> None:
+        models[path].zero_grad()
+        with scanned(path):
+            step(models[path])
 
-    took = in_turns({path: lambda model=model: timed(model) for path, model in models.items()})
+    took = in_turns({path: partial(timed, path) for path in PATHS})
     count = sum(p.numel() for p in models["plain"].parameters())
-    del models
     mib = {path: live_mib(path) for path in PATHS}
     print(f"{count / 1e6:.2f} M parameters")
     print(f"{'one window':<26}{'MiB':>8}{'CPU s':>8}{'ratio':>7}{'loss':>9}{'gradients':>11}")
@@ -117,7 +124,7 @@ def paths() -> tuple[float, float]:
         loss = apart([losses[path]], [losses["plain"]])
         difference = apart(gradients[path], gradients["plain"])
         times = f"{took[path]:>8.2f}{took[path] / took['plain']:>7.2f}"
-        print(f"{path:<26}{mib[path]:>8.0f}{times}{loss:>9.0e}{difference:>11.0e}", flush=True)
+        print(f"{path:<26}{mib[path]:>8.0f}{times}{loss:>9.0e}{difference:>11.1e}", flush=True)
     return took["in slices"], mib["in slices"]
 
 
@@ -181,35 +188,30 @@ def _compare(name: str, ways: dict[str, Callable[[], Tensor]], given: list[Tenso
 
 def encoding(seconds: float, mib: float) -> None:
     """Prints what the encoding of positions takes of a step in slices that takes so much."""
-    print(f"\n{'encoding':<26}{'ms':>8}{'of step':>9}{'MiB':>8}{'of step':>9}")
+    more = mib - live_mib("in slices", encoding=Encoding.none)
+    print(f"\nthe encoding of every token adds {more:.1f} MiB to the peak, {max(more, 0) / mib:.2%}")
+    print(f"{'encoding':<26}{'ms':>8}{'of step':>9}{'of all':>9}")
     weights = adjacency(torch.rand(1, PAIRS, TOKENS), n_nodes=ELECTRODES, top_k=3, threshold=1e-4)
-    direction, without = torch.randn(1, TOKENS, ELECTRODES, 64), live_mib("in slices", encoding=Encoding.none)
-    codes: dict[tuple[Encoding, int], Callable[[], object]] = {}
+    direction = torch.randn(1, TOKENS, ELECTRODES, 64)
+
+    def code(kind: Encoding, every: int) -> Callable[[], None]:
+        layer = PositionalEncoding(kind=kind, n_nodes=ELECTRODES, k=16, every=every, d_out=64)
+        return lambda: layer(weights).backward(direction)
+
     for kind in (Encoding.heat, Encoding.random_walk, Encoding.eigenvectors):
-        for every in (1, 10):
-            layer = PositionalEncoding(kind=kind, n_nodes=ELECTRODES, k=16, every=every, d_out=64)
-            codes[kind, every] = lambda layer=layer: layer(weights).backward(direction)
-    took = in_turns({f"{kind.value}, every {every}": code for (kind, every), code in codes.items()}, rounds=10)
-    for (kind, every), (name, taken) in zip(codes, took.items(), strict=True):
-        more = live_mib("in slices", encoding=kind, encoding_every=every) - without
-        print(f"{name:<26}{taken * 1e3:>8.1f}{taken / seconds:>9.2%}{more:>8.1f}{more / mib:>9.2%}", flush=True)
-
-
-def model() -> None:
-    seconds, mib = paths()
-    scans()
-    graphs()
-    encoding(seconds, mib)
-
-
-PARTS = {"model": model}
+        took = in_turns({f"{kind.value}, every {every}": code(kind, every) for every in (1, 10)}, rounds=10)
+        for name, taken in took.items():
+            share = taken / next(iter(took.values()))
+            print(f"{name:<26}{taken * 1e3:>8.1f}{taken / seconds:>9.2%}{share:>9.2f}", flush=True)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     schemas.register()
-    for name in sys.argv[1:] or PARTS:
-        PARTS[name]()
+    seconds, mib = paths()
+    scans()
+    graphs()
+    encoding(seconds, mib)
 
 
 if __name__ == "__main__":

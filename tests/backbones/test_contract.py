@@ -17,6 +17,7 @@ EMBEDDINGS = sorted(path.stem for path in (CONF / "embedding").glob("*.yaml"))
 SMALL = {
     "patch": ("embedding.patch_len=16", "embedding.stride=8"),
     "envelope": ("embedding.bands=31",),
+    "tcn": ("embedding.stride=1", "embedding.channels=[8]"),
 }  # enough tokens for all in a short window
 GIVEN = {"n_tokens": 33, "d_model": 16}  # what the model hands over; an odd number, which no half of it divides
 

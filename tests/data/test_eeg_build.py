@@ -88,7 +88,7 @@ def test_the_seizures_of_a_patient_spread_the_patients_over_the_splits(eeg):
 # what else stands in them
 
 
-def test_normalisation_takes_nothing_of_a_record_that_is_filled_up_but_its_own(made):
+def test_the_statistics_of_the_training_know_nothing_of_the_record_after_a_short_one(made):
     short = {"b": patient("b", 20, (3, 9))}
     batches = [
         made(four(**short, c=patient("c", 320, (100, 160), signal=signal)), normalisation=Normalisation.train)
@@ -138,7 +138,7 @@ def test_a_survey_refuses_a_store_that_was_prepared_otherwise(eeg_of, seizures_o
     write_store(tmp_path / "eeg.h5", four(), preparation_of(replace(config.preprocessing, notch_hz=50)))
     for call in (survey, build):
         with pytest.raises(
-            DataError, match=r"eeg\.h5 was prepared otherwise: data\.preprocessing\.notch_hz=60, there 50;"
+            DataError, match=r"eeg\.h5 was prepared otherwise: data\.preprocessing\.notch_hz=60\.0, there 50;"
         ):
             call(config, seizures_of(config))
 

@@ -49,7 +49,7 @@ def convolved(block, features):
 def test_tokens_are_those_of_the_convolutions_written_sample_by_sample():
     encoder, signal = made().eval(), signals(length=24)
     features = signal
-    for number, block in enumerate(encoder.blocks):
+    for number, block in enumerate(encoder.layers):
         assert block.convolution.dilation == (2**number,)
         features = convolved(block, features)
     projected = torch.einsum("df,bfl->bdl", encoder.project.weight[..., 0], features) + encoder.project.bias[:, None]
@@ -99,7 +99,7 @@ def test_the_scale_of_a_signal_survives_eight_convolutions(dropout):
     torch.manual_seed(0)
     features = torch.randn(1, 19, 512)
     encoder = TCNEncoder(**SIZES | {"n_channels": 19, "channels": [64] * 8, "dropout": dropout, "kernel": 7})
-    for block in encoder.blocks:
+    for block in encoder.layers:
         features = block(features)
         assert 1 / 3 < features.square().mean().sqrt() < 3
 

@@ -96,6 +96,17 @@ def test_a_minute_of_tokens_and_its_gradients_are_those_of_the_recurrence_in_sin
         assert (one - other).norm() < 1e-5 * other.norm(), name
 
 
+@pytest.mark.parametrize("n", [8, 37])
+def test_the_skip_adds_its_share_of_the_values(n):
+    given, skip = inputs(n), torch.randn(H, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(S, n, H, P, dtype=torch.float64)
+    outs = scan(*given, 4, skip), recurrence(*given) + skip[:, None] * given[0]
+    torch.testing.assert_close(outs[0], outs[1], rtol=1e-12, atol=1e-12)
+    found, expected = (torch.autograd.grad((out * direction).sum(), [*given, skip]) for out in outs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_gradients_that_nobody_asks_for_are_left_out():
     values, *rest = inputs()
     out = scan(values, *(tensor.detach() for tensor in rest), 5)

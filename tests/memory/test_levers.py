@@ -13,7 +13,7 @@ from tests.model.batches import SIZES
 from vibench.config.hardware import Device
 from vibench.config.training import Checkpointing, Optimizer, OptimizerState, Precision, Sharding
 from vibench.errors import ConfigError
-from vibench.memory.levers import candidates, cuts, parts_of, per_device, precision_of
+from vibench.memory.levers import candidates, cuts, parts_of, per_device, precision_of, with_levers
 from vibench.model import build_model
 
 KEPT = ["none", "selective", "full"]
@@ -55,6 +55,21 @@ def test_what_blocks_keep_is_tried_first_then_8_bits_then_the_host(config, model
 def test_several_cards_share_the_state_before_it_is_rounded_and_never_with_the_host(config, model):
     two = hardware(config, gpus=2)
     assert tried(two, model) == in_order(["device", "int8"], ["none", "full"]) + in_order(["host"])
+
+
+@NEEDS_TORCHAO
+def test_a_backbone_of_many_sequences_is_tried_in_slices_before_anything_is_moved(small):
+    config = small("rtx3090", "backbone=bimamba_gnn")
+    with torch.device("meta"):
+        model = build_model(config, **SIZES)
+    assert tried(config, model) == in_order(["device", "int8", "host"], kept=[*KEPT, "sliced"])
+    assert tried(training(config, checkpointing=Checkpointing.full), model)[0] == ("device", "none", "full")
+    wished = training(config, checkpointing=Checkpointing.sliced)
+    assert {how for _, _, how in tried(wished, model)} == {"sliced"}
+
+
+def test_slices_that_a_run_had_to_go_through_are_asked_for_when_it_goes_on(config):
+    assert with_levers(config, {"checkpointing": "sliced"}).training.checkpointing is Checkpointing.sliced
 
 
 def test_without_torchao_there_are_no_8_bits(config, model, monkeypatch):

@@ -25,6 +25,12 @@ SIZE = 13
 CPU = torch.device("cpu")
 BLOCKS = ("backbone=patchtst", "backbone.e_layers=2", "embedding=patch", "backbone.dropout=0.3")
 NO_BLOCKS = ("backbone=dlinear", "embedding=patch", "backbone.moving_average=3")
+SLICED = (  # five electrodes in three slices
+    *("backbone=bimamba_gnn", "backbone.n_nodes=5", "backbone.node_width=4", "backbone.node_layers=1"),
+    *("backbone.edge_width=2", "backbone.edge_layers=1", "backbone.d_state=2", "backbone.edge_d_state=2"),
+    *("backbone.head_dim=2", "backbone.edge_head_dim=2", "backbone.encoding_dim=3", "backbone.gnn_layers=1"),
+    *("backbone.slice=2", "backbone.dropout=0"),
+)
 DRAWN = ("backbone=tcn", "backbone.e_layers=1", "embedding=hse", "backbone.dropout=0.3")
 
 
@@ -115,6 +121,56 @@ def test_then_blocks_keep_less_one_way_after_the_other(recovery):
     tried = [attempt for attempt in order if attempt != "again"]
     assert tried == [(13, "none"), (7, "none"), (4, "none"), (2, "none"), (1, "none"), (1, "selective"), (1, "full")]
     assert order == [text for attempt in tried for text in (attempt, "again")][:-1]
+
+
+def test_after_that_the_sequences_of_a_block_go_through_it_in_slices(recovery, tiny):
+    one, events = recovery(model=build(tiny(*SLICED)), micro_batch=1)
+    _, order = made(one, lambda _, checkpointing: checkpointing == "sliced")
+    tried = [attempt for attempt in order if attempt != "again"]
+    assert tried == [(1, "none"), (1, "selective"), (1, "full"), (1, "sliced")]
+    assert events[-1]["changes"] == {"checkpointing": "sliced"}
+    assert events[-1]["text"].endswith("checkpointing full -> sliced")
+
+
+def test_slices_are_not_pulled_where_full_checkpointing_was_asked_for(recovery, tiny):
+    one, _ = recovery(model=build(tiny(*SLICED)), micro_batch=1, checkpointing="full", wish=Checkpointing.full)
+    with pytest.raises(OutOfMemoryError, match="with micro-batch 1 and checkpointing full"):
+        made(one, never)
+
+
+def test_after_slices_nothing_is_left(recovery, tiny):
+    one, _ = recovery(model=build(tiny(*SLICED)), micro_batch=1, checkpointing="sliced")
+    with pytest.raises(OutOfMemoryError, match="with micro-batch 1 and checkpointing sliced"):
+        made(one, never)
+
+
+def test_a_step_that_was_made_in_slices_has_the_gradient_of_the_whole(recovery, tiny):
+    config = tiny(*SLICED)
+    batch, found = random_batch(config, 2), {}
+    for fits in ("none", "sliced"):
+        model = build(config)
+        one, _ = recovery(model=model, micro_batch=1)
+
+        def attempt(micro_batch, model=model, one=one, fits=fits):
+            if one.checkpointing != fits:
+                ask_torch()
+            loss = sum(value.square().mean() for value in model(batch).values())
+            loss.backward()
+            return float(loss.detach())
+
+        loss = one.of_step(attempt, lambda model=model: model.zero_grad(), 2, 0)
+        found[fits] = loss, {name: p.grad for name, p in model.named_parameters()}
+    (loss, gradient), (again, sliced) = found.values()
+    assert again == pytest.approx(loss, rel=1e-6)
+    for name, value in gradient.items():
+        torch.testing.assert_close(sliced[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_ranks_that_share_their_weights_go_on_in_slices_from_the_last_checkpoint(recovery, tiny):
+    one, _ = recovery(model=build(tiny(*SLICED)), micro_batch=1, checkpointing="full", sharding="full")
+    with pytest.raises(Restart, match=r"^out of memory in the step ") as caught:
+        made(one, never)
+    assert caught.value.changes == {"checkpointing": "sliced"}
 
 
 def test_what_was_pulled_stays_so_for_the_next_step(recovery):

@@ -153,17 +153,20 @@ class PreprocessingConfig:
             yield f"{key}.channels names {', '.join(twice)} twice; name each once"
         if absent := sorted(set(self.interpolate) - set(self.channels)):
             yield f"{key}.interpolate names {', '.join(absent)}, which is not in {key}.channels; name only those"
-        for name in ("low_hz", "high_hz", "notch_hz"):
+        if half <= 0:
+            return
+        for name in ("low_hz", "high_hz"):
             value = getattr(self, name)
             if value is not None and value >= half:
                 yield (
                     f"{key}.{name}={value:g} is not below half of {key}.rate_hz={self.rate_hz:g}; "
                     f"use {key}.{name}<{half:g}, null, or a higher rate"
                 )
-        if self.notch_hz is not None and (self.notch_hz < 1 or half - 1 < self.notch_hz < half):
+        if self.notch_hz is not None and (0 < self.notch_hz <= 1 or self.notch_hz >= half - 1):
             yield (
-                f"{key}.notch_hz={self.notch_hz:g} is within 1 Hz of 0 or of half of {key}.rate_hz={self.rate_hz:g}, "
-                f"where no notch has room; use {key}.notch_hz=null"
+                f"{key}.notch_hz={self.notch_hz:g} is not between 1 Hz and 1 Hz below half of "
+                f"{key}.rate_hz={self.rate_hz:g}, where a notch has room; use {key}.notch_hz=null"
+                + (f" or {key}.rate_hz>{2 * (self.notch_hz + 1):g}" if self.notch_hz > 1 else "")
             )
         if self.low_hz is not None and self.high_hz is not None and self.low_hz >= self.high_hz:
             yield (
@@ -216,6 +219,13 @@ class DemoEEGConfig(EEGDataConfig):
     record_s: float = setting("seconds of a record", low=120, high=7200)
     seizures_per_hour: float = setting("seizures of a patient, on average", above=0, high=20)
     raw_rate_hz: float = setting("sampling rate of the files in Hz", low=128)
+
+    def complaints(self, *, future: int) -> Iterator[str]:
+        yield from EEGDataConfig.complaints(self, future=future)
+        for name, why in (("record_s", "a data record of a file is a second"), ("raw_rate_hz", "it has whole samples")):
+            value = getattr(self, name)
+            if value != (whole := round(value)):
+                yield f"data.{name}={value:g} is no whole number, and {why}; use data.{name}={whole}"
 
 
 SCHEMAS = {"store": StoreConfig, "demo": DemoConfig, "eeg": EEGConfig, "demo_eeg": DemoEEGConfig}

@@ -128,7 +128,9 @@ class TCNEncoderConfig(EmbeddingConfig):
         return window // self.stride
 
     def complaints(self, *, window: int) -> Iterator[str]:
-        if not 0 < len(self.channels) <= 20:
+        if not self.channels:
+            yield "embedding.channels is empty, so there is no convolution; use e.g. [64,128,256,512]"
+        if len(self.channels) > 20:
             yield (
                 f"embedding.channels names {len(self.channels)} convolutions, of which the last would reach 2 ** "
                 f"{len(self.channels) - 1} samples from tap to tap; use 1 to 20, e.g. [64,128,256,512]"

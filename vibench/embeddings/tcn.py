@@ -43,7 +43,7 @@ class TCNEncoder(nn.Module):
         super().__init__()
         self.stride = stride
         widths = zip([n_channels, *channels[:-1]], channels, strict=True)
-        self.blocks = nn.ModuleList(Block(d_in, d_out, kernel, 2**i, dropout) for i, (d_in, d_out) in enumerate(widths))
+        self.layers = nn.ModuleList(Block(d_in, d_out, kernel, 2**i, dropout) for i, (d_in, d_out) in enumerate(widths))
         self.project = nn.Conv1d(channels[-1], d_model, 1)
         self.gather = nn.Conv1d(d_model, d_model, stride, stride=stride)
 
@@ -51,7 +51,7 @@ class TCNEncoder(nn.Module):
         """(B, C, L) -> (B, L / stride, D)."""
         absent = torch.arange(signal.shape[1], device=signal.device) >= channels[:, None]
         features = signal.masked_fill(absent[..., None], 0.0)
-        for block in self.blocks:  # one unit of activation checkpointing
+        for block in self.layers:  # not checkpointed: each keeps what goes in and what comes out, and nothing else
             features = block(features)
         return F.conv1d(features, *self._merged(), stride=self.stride).mT
 

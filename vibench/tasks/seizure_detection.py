@@ -78,7 +78,7 @@ class SeizureDetection(Task):
         self.reduce = nn.Linear(sizes.d_model, hidden)
         self.read = nn.Conv1d(hidden, 1, 1)
         self.register_buffer("positive_weight", torch.ones(()))
-        self.register_buffer("chosen", torch.full((len(self.budgets),), int(np.searchsorted(self.grid, threshold))))
+        self.register_buffer("chosen", torch.full((len(self.budgets),), threshold, dtype=torch.float64))
 
     @staticmethod
     def target(config: SeizureDetectionConfig, window: int) -> Target:
@@ -95,7 +95,11 @@ class SeizureDetection(Task):
     @property
     def threshold(self) -> float:
         """Probability that begins a seizure."""
-        return float(self.grid[int(self.chosen[0])])
+        return float(self.grid[self._place(0)])
+
+    def _place(self, budget: int) -> int:
+        """Of a chosen threshold in the grid; the nearest, where a checkpoint brings one of another grid."""
+        return int(np.abs(self.grid - float(self.chosen[budget])).argmin())
 
     def meet(self, data: Data) -> None:
         """A sample of a seizure counts sqrt((1 - r) / r) times, where r of the windows of an epoch hold a seizure."""
@@ -117,8 +121,8 @@ class SeizureDetection(Task):
         check_present("seizure_detection", present, target.shape)
         logits = prediction.float()
         entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=self.positive_weight)
-        wrong = torch.where(target > 0.5, -logits, logits).sigmoid()  # probability of the other answer
-        weight = torch.where(target > 0.5, self.alpha, 1 - self.alpha) * wrong**self.gamma
+        wrong = F.logsigmoid(torch.where(target > 0.5, -logits, logits))  # log of the probability of the other answer
+        weight = torch.where(target > 0.5, self.alpha, 1 - self.alpha) * torch.exp(self.gamma * wrong)
         return (weight * entropy * present).sum()
 
     def naive(self, batch: Batch, known: Tensor) -> Tensor:
@@ -129,8 +133,8 @@ class SeizureDetection(Task):
         alone = not dist.is_initialized() or dist.get_world_size() == 1
         records = RecordScores(postprocessing=self.postprocessing, grid=self.grid, ordered=alone)
 
-        def at(place: int, score: Callable[[RecordScores], np.ndarray]) -> "OfRecords":
-            return OfRecords(records, lambda records: float(score(records)[int(self.chosen[place])]))
+        def at(budget: int, score: Callable[[RecordScores], np.ndarray]) -> "OfRecords":
+            return OfRecords(records, lambda records: float(score(records)[self._place(budget)]))
 
         return MetricCollection(
             {
@@ -161,8 +165,8 @@ class SeizureDetection(Task):
         records.finish()
         if not records.counts.event.total:
             return
-        chosen = [choose(records.counts, max_fa_per_24h=budget) for budget in self.budgets]
-        self.chosen.copy_(torch.tensor(chosen))
+        chosen = [self.grid[choose(records.counts, max_fa_per_24h=budget)] for budget in self.budgets]
+        self.chosen.copy_(torch.tensor(chosen, dtype=torch.float64))
 
     def update(
         self, metrics: MetricCollection, prediction: Tensor, target: Tensor, present: Tensor, batch: Batch
