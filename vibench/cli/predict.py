@@ -106,7 +106,7 @@ def _show(found: list, threshold: float) -> None:
             escape(each.file.name),
             f"{each.duration_s / 3600:.2f}",
             "\n".join(map(_in_words, each.events, each.confidences)) or "none",
-            str(each.counts.event.total if known else "-"),
+            f"{each.counts.event.total:g}" if known else "-",
             f"{each.counts.event.tp[0]:g}" if known and each.counts.event.total else "-",
             f"{each.counts.event.fp[0]:g}" if known else "-",
             escape("\n".join(path.name for path in each.written)),

@@ -57,7 +57,7 @@ def draw_seizures(timeline: Timeline, title: str, path: Path) -> None:
     above.set_yticks(np.arange(n) + 0.5, timeline.channels, fontsize=7)
     figure.colorbar(image, ax=above, label="RMS, µV", pad=0.01)
     times = (np.arange(len(timeline.probability)) + 0.5) * end / len(timeline.probability)
-    below.plot(times, timeline.probability, color="#4c72b0", linewidth=0.8, label="probability")
+    below.plot(times, timeline.probability, color="#4c72b0", linewidth=0.8, label="of a seizure")
     below.axhline(timeline.threshold, color="black", linestyle=":", label=f"threshold {timeline.threshold:.2f}")
     told = [(timeline.events, "#c44e52", (0, 1), "found")]
     told += [(timeline.reference, "#55a868", (1.03, 1.09), "annotated")] if timeline.reference is not None else []
@@ -68,7 +68,7 @@ def draw_seizures(timeline: Timeline, title: str, path: Path) -> None:
                 label=None if number else f"{label}: {len(events)}",
             )  # fmt: skip
     above.set_title(title)
-    below.set(xlim=(0, end), ylim=(0, 1.12), xlabel=unit, ylabel="of a seizure")
+    below.set(xlim=(0, end), ylim=(0, 1.12), xlabel=unit, ylabel="probability")
     below.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     try:
         save(figure, path)
