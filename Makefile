@@ -50,6 +50,8 @@ bench: install  ## start-up, first step, loop, throughput and models, as ratios 
 	$(BIN)/python benchmarks/host.py
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.eeg
+	$(BIN)/python -m benchmarks.seizures
 
 docs: install  ## docs/config.md, the config reference, from the schemas
 	$(BIN)/python -m vibench.config.reference > docs/config.md.tmp && mv docs/config.md.tmp docs/config.md

@@ -24,7 +24,7 @@ from vibench.errors import ConfigError
 from vibench.memory.device import choose_device
 from vibench.memory.recovery import halve_until_it_fits
 from vibench.model import Model, build_model
-from vibench.report.seizure_picture import Timeline, draw_seizures
+from vibench.report.seizure_picture import Timeline, draw_seizures, stem_of
 from vibench.report.status import read_status
 from vibench.step.checkpointing import checkpoint_blocks
 from vibench.step.precision import autocast
@@ -110,7 +110,7 @@ def load_detector(run_dir: Path) -> Detector:
 def predict(
     detector: Detector, file: Path, out: Path, *, progress: Callable[[float], None] = lambda share: None
 ) -> Prediction:
-    """Find the seizures of a record; writes ``NAME_events.tsv`` (HED-SCORE) and ``NAME_events.svg``.
+    """Find the seizures of a record; writes a table (HED-SCORE) and a picture.
 
     Args:
         out: folder for both.
@@ -147,8 +147,7 @@ def predict(
             reference=reference.events,
         )
     events, confidences = timeline.events, [confidence for _, confidence in found]
-    stem = file.stem.removesuffix("_eeg")
-    written = [out / f"{stem}_events.tsv", out / f"{stem}_events.svg"]
+    written = [out / f"{stem_of(file)}{suffix}" for suffix in (".tsv", ".svg")]
     write_events(written[0], events, duration_s=timeline.duration_s, start=record.start, confidences=confidences)
     draw_seizures(timeline, file.name, written[1])
     counts = None

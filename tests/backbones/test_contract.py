@@ -11,6 +11,7 @@ import torch
 from hydra.utils import get_class, instantiate
 
 from tests.conftest import CONF
+from tests.model.batches import LITTLE
 
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 EMBEDDINGS = sorted(path.stem for path in (CONF / "embedding").glob("*.yaml"))
@@ -24,7 +25,7 @@ GIVEN = {"n_tokens": 33, "d_model": 16}  # what the model hands over; an odd num
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def config(request, tiny):
-    return tiny(f"backbone={request.param}", "embedding=pointwise").backbone
+    return tiny(f"backbone={request.param}", "embedding=pointwise", *LITTLE.get(request.param, ())).backbone
 
 
 @pytest.fixture
@@ -89,7 +90,8 @@ def test_the_input_is_left_as_it_was(backbone, tokens):
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_any_backbone_takes_the_tokens_of_any_embedding(tiny, backbone, embedding, window):
-    config = tiny(f"backbone={backbone}", f"embedding={embedding}", f"data.window={window}", *SMALL.get(embedding, ()))
+    small = (*SMALL.get(embedding, ()), *LITTLE.get(backbone, ()))
+    config = tiny(f"backbone={backbone}", f"embedding={embedding}", f"data.window={window}", *small)
     lift = instantiate(config.embedding, d_model=16, n_channels=2, window=window)
     tokens = lift(torch.randn(2, 2, window), torch.tensor([1, 2]), torch.tensor([12_000.0, 25_600.0]))
     encode = instantiate(config.backbone, n_tokens=config.embedding.n_tokens(window), d_model=16)

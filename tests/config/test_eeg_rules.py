@@ -52,8 +52,8 @@ REFUSED = {
         "data.stride<=1920"
     ),
     "data.clip=0": (
-        "data.clip=0.0 is out of range: samples farther than this from the mean, in normalised units, are cut off; use a "
-        "value above 0"
+        "data.clip=0.0 is out of range: samples farther than this from the mean, in normalised units, are cut off; "
+        "use a value above 0"
     ),
     "data.record_s=180.5": (
         "data.record_s=180.5 is no whole number, and a data record of a file is a second; use data.record_s=180"
@@ -221,3 +221,38 @@ def test_every_broken_rule_of_one_command_line_is_told_at_once(resolved):
     with pytest.raises(ConfigError, match="; use ") as caught:
         resolved(*SYSTEM.split(), *wrong)
     assert sorted(caught.value.complaints) == sorted(REFUSED[line] for line in wrong)
+
+
+# what is shipped
+
+
+@pytest.mark.parametrize("name", ["seizure_v3", "seizure_v3_a100"])
+def test_the_shipped_system_has_the_sizes_of_the_public_one(composed, name):
+    cfg = composed(f"experiment={name}")
+    rate_hz = cfg.data.preprocessing.rate_hz
+    assert (cfg.data.window / rate_hz, cfg.data.stride / rate_hz, rate_hz) == (60, 10, 256)
+    assert len(cfg.data.preprocessing.channels) == cfg.backbone.n_nodes == cfg.task.seizure_detection.hidden == 19
+    assert list(cfg.embedding["channels"]) == [64, 128, 256, 512] * 2
+    assert cfg.data.window // cfg.embedding.stride == 960
+    assert (cfg.d_model, cfg.backbone.node_width, cfg.backbone.edge_width) == (512, 64, 16)
+    assert (cfg.backbone.node_layers, cfg.backbone.edge_layers, cfg.backbone.gnn_layers) == (6, 2, 2)
+    assert (cfg.backbone.top_k, cfg.backbone.edge_threshold, cfg.backbone.encoding_every) == (3, 1e-4, 1)
+    assert (cfg.data.preprocessing.low_hz, cfg.data.preprocessing.high_hz, cfg.data.clip) == (0.5, 120, 10)
+    assert (cfg.data.ictal_per_partial, cfg.data.background_per_partial) == (0.3, 2.5)
+
+
+def test_the_shipped_task_has_the_recipe_of_the_public_system(composed):
+    task = composed("experiment=seizure_v3").task.seizure_detection
+    assert (task.alpha, task.gamma, task.threshold) == (0.5, 2, 0.86)
+    assert task.threshold * task.off_ratio == pytest.approx(0.78, abs=5e-4)
+    assert (task.opening, task.closing, task.min_duration_s, task.merge_gap_s) == (11, 31, 3, 2)
+
+
+def test_the_shipped_system_is_trained_as_the_public_one_with_a_batch_that_did_not_fit(composed):
+    cfg = composed("experiment=seizure_v3")
+    training = cfg.training
+    assert (training.global_batch_size, training.lr, training.clip_norm) == (8, 1e-4, 0.1)
+    assert (training.optimizer.name, training.schedule.name) == ("adamw", "cosine")
+    assert training.warmup_steps > 1  # whose first step does not run at the full rate
+    assert training.monitor.removeprefix("seizure_detection/") in SeizureDetectionConfig.METRICS
+    assert cfg.hardware.gpu_memory_gib < 24

@@ -13,6 +13,12 @@ from vibench.data.batch import Batch, Target, blank_batch
 from vibench.model import targets
 
 N_CHANNELS, N_CLASSES = 3, 4
+LITTLE = {  # a backbone of many parts, with one of each
+    "bimamba_gnn": (
+        *("backbone.n_nodes=5", "backbone.node_width=8", "backbone.node_layers=1"),
+        *("backbone.edge_width=4", "backbone.edge_layers=1", "backbone.encoding_dim=4"),
+    )
+}
 SIZES = {"n_channels": N_CHANNELS, "n_classes": N_CLASSES}
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import CONF
-from tests.model.batches import N_CLASSES, SIZES, random_batch
+from tests.model.batches import LITTLE, N_CLASSES, SIZES, random_batch
 from vibench.data.build import build
 from vibench.model import build_model, targets
 
@@ -17,6 +17,7 @@ TASKS = ("classification", "anomaly_detection", "signal_prediction", "rul_predic
 SMALL = {
     "patch": ("embedding.patch_len=16", "embedding.stride=8"),
     "envelope": ("embedding.bands=31",),
+    "tcn": ("embedding.stride=1", "embedding.channels=[8]"),
 }  # enough tokens for all in a short window
 SIZE = 6
 
@@ -24,7 +25,8 @@ SIZE = 6
 @pytest.fixture(scope="module", params=[(b, e) for b in BACKBONES for e in EMBEDDINGS], ids="-".join)
 def config(request, tiny):
     backbone, embedding = request.param
-    return tiny(f"backbone={backbone}", f"embedding={embedding}", "data.window=257", *SMALL.get(embedding, ()))  # odd
+    small = (*SMALL.get(embedding, ()), *LITTLE.get(backbone, ()))
+    return tiny(f"backbone={backbone}", f"embedding={embedding}", "data.window=257", *small)  # odd
 
 
 @pytest.fixture

@@ -4,12 +4,15 @@ Shapes: B windows, L samples of a window, N tokens.
 """
 
 import math
+import multiprocessing
+import pickle
 import zlib
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from numpy.random import default_rng
 from torch import nn
 from torch.nn import functional as F
@@ -413,6 +416,38 @@ def test_scores_do_not_depend_on_the_order_of_the_windows_of_a_record(model_of, 
     batches = [split.__getitems__(mixed[start : start + 9].tolist()) for start in range(0, len(mixed), 9)]
     found = training_of(model_of()).validate(batches)[TASK]
     assert found.metrics == expected.metrics
+
+
+def one_of_two(rank, folder, validate):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
+    result, chosen = validate()
+    (folder / f"{rank}").write_bytes(pickle.dumps((result, chosen.tolist())))
+    dist.destroy_process_group()
+
+
+def test_two_processes_find_the_scores_and_the_thresholds_of_one(model_of, training_of, data_of, tmp_path):
+    """Of every record both see windows, and one more batch than there are windows is filled up."""
+    data = data_of(TRAIN, VAL, TEST, SECOND, **TWO)
+
+    def validate():
+        model = model_of()
+        return validated(training_of(model), data, 7), model.tasks[TASK].chosen
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=one_of_two, args=(rank, tmp_path, validate)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    expected, chosen = validate()
+    for rank in range(2):
+        found, theirs = pickle.loads((tmp_path / f"{rank}").read_bytes())
+        assert found.metrics == pytest.approx(expected.metrics, rel=1e-6)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert (found.samples, found.entities) == (expected.samples, expected.entities)
+        assert theirs == chosen.tolist()
 
 
 def test_what_fills_up_a_short_record_is_in_no_score(model_of, training_of, data_of):

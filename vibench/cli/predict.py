@@ -11,10 +11,11 @@ from typing import Any
 from vibench.cli.train import refuse
 from vibench.config import schemas
 from vibench.errors import ConfigError, VibenchError
+from vibench.report.seizure_picture import stem_of
 
 USAGE = """usage: vibench-predict RUN FILE.edf... [out=DIR]
 
-  vibench-predict multirun_outputs/2026-11-20/15-12-09 record.edf    writes record_events.tsv and record_events.svg
+  vibench-predict multirun_outputs/2026-11-20/15-12-09 record.edf    writes record_desc-vibench_events.tsv and .svg
   out=DIR                                                            where to; else the present folder
 
 RUN is a completed run with task=seizure_detection; its validation has chosen the threshold. A record is prepared as the
@@ -42,18 +43,29 @@ def _read(arguments: list[str]) -> tuple[Path, list[Path], Path]:
         ConfigError: with everything that is wrong.
     """
     settings = [text for text in arguments if text.startswith("out=")]
-    run, *files = [Path(text).expanduser() for text in arguments if text not in settings]
-    complaints = [f"{text} does not exist; there are out=DIR and --help" for text in map(str, files) if text[0] == "-"]
-    complaints += [f"{file} does not exist; name an EDF file" for file in files if not file.is_file()]
+    named = [text for text in arguments if text not in settings]
+    files = [Path(text).expanduser() for text in named[1:]]
+    complaints = [f"{text} is no option; there are out=DIR and --help" for text in named if text.startswith("-")]
+    complaints += [
+        f"{file} does not exist; name an EDF file" for file in files if not (file.is_file() or str(file)[0] == "-")
+    ]
     if not files:
         complaints.append("no record is named; use vibench-predict RUN FILE.edf...")
-    stems = [file.stem for file in files]
-    complaints += [f"{len(files)} records are named {stem}; predict them one by one" for stem in _twice(stems)]
+    tables = [f"{stem_of(file)}.tsv" for file in files]
+    complaints += [
+        f"{tables.count(name)} records would write {name}; predict them one by one" for name in _twice(tables)
+    ]
     if len(settings) > 1:
         complaints.append(f"out is given {len(settings)} times; give it once")
+    out = Path(settings[0][4:] if settings else ".").expanduser()
+    if not complaints:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            complaints.append(f"out={out} cannot be made: {error.strerror}; name a folder that can be written")
     if complaints:
         raise ConfigError(complaints)
-    return run, files, Path(settings[0][4:] if settings else ".").expanduser()
+    return Path(named[0]).expanduser(), files, out
 
 
 def _twice(names: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vibench.data.store import Recording, Store
+from vibench.data.store import BLOCK, Recording, Store
 from vibench.errors import DataError
 
 SHOWN = 5  # names in a message
@@ -100,8 +100,10 @@ class _Prints:
         for i in np.unique(rows[:, 0]).tolist():
             starts = rows[rows[:, 0] == i, 1]
             first, last = int(starts.min()), int(starts.max()) + window
-            places, hashes = _runs(store.signal(recordings[i], first, last), first, max(1, window // 64))
-            runs.append((np.full(len(places), i), places, hashes))
+            for begin in range(first, last, BLOCK):  # a recording may be longer than memory
+                signal = store.signal(recordings[i], begin, min(begin + BLOCK + RUN - 1, last))
+                places, hashes = _runs(signal, begin, max(1, window // 64))
+                runs.append((np.full(len(places), i), places, hashes))
         self.recording, self.place, self.hash = (np.concatenate(parts) for parts in zip(*runs, strict=True))
         self.known = np.sort(self.hash)
 

@@ -220,7 +220,8 @@ def _labelled(windows: Windows, name: str, path: Path) -> dict[str, int]:
                 f"{path}: no window of {name} has a label for {task}; leave the task out (~task.{task}), "
                 "choose another data.label, or split otherwise"
             )
-        if name == "test" and len(values) < target.distinct:
+        chooses = name == "val" and target.per_sample  # thresholds are found there
+        if (name == "test" or chooses) and len(values) < target.distinct:
             raise DataError(
                 f"{path}: the labels of {name} for {task} are all {values.pop()}, so its metrics are not defined; "
                 f"leave the task out (~task.{task}) or split otherwise"

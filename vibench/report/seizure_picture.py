@@ -31,6 +31,11 @@ class Timeline:
     reference: list[tuple[float, float]] | None
 
 
+def stem_of(file: Path) -> str:
+    """Of what is written about a record: by BIDS a derivative, which nobody reads as annotations of the record."""
+    return f"{file.stem.removesuffix('_eeg')}_desc-vibench_events"
+
+
 def draw_seizures(timeline: Timeline, title: str, path: Path) -> None:
     """Draw a record, from its first second to its last.
 
@@ -67,7 +72,7 @@ def draw_seizures(timeline: Timeline, title: str, path: Path) -> None:
                 [start / seconds, stop / seconds], bottom, top, color=colour, alpha=0.45, linewidth=1,
                 label=None if number else f"{label}: {len(events)}",
             )  # fmt: skip
-    above.set_title(title)
+    above.set_title(title, parse_math=False)  # the name of a file, which may hold dollars
     below.set(xlim=(0, end), ylim=(0, 1.12), xlabel=unit, ylabel="probability")
     below.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     try:
