@@ -109,7 +109,7 @@ def corpus() -> None:
             print(f"experiment=seizure_demo: {time.perf_counter() - begin:.0f} s", flush=True)
         unseen = Path(folder) / "unseen"
         write_corpus(
-            unseen, seed=1, patients=20, records_per_patient=2, record_s=1200, seizures_per_hour=4, rate_hz=RATE_HZ
+            unseen, seed=2, patients=20, records_per_patient=2, record_s=1200, seizures_per_hour=4, rate_hz=RATE_HZ
         )
         detector = load_detector(run)
         total = RecordCounts.none(1)

@@ -55,9 +55,9 @@ def test_one_sample_of_a_seizure_anywhere_is_enough(made, span):
     assert made(four(c=patient("c", 320, span))).certificate["splits"]["test"]["labelled_windows"] == {TASK: 19}
 
 
-def test_a_validation_without_a_seizure_is_let_through(made):
-    """It chooses no threshold, and whoever monitors what is then not defined is told by the training."""
-    assert "val" in made(four(d=patient("d", 320))).splits
+def test_a_validation_without_a_seizure_is_refused_since_thresholds_are_found_there(made):
+    with pytest.raises(DataError, match=r"the labels of val for seizure_detection are all 0\.0"):
+        made(four(d=patient("d", 320)))
 
 
 @pytest.mark.parametrize(("name", "split"), [("a", "train"), ("d", "val"), ("c", "test")])

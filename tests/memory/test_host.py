@@ -39,8 +39,8 @@ def on(small):
 
 
 def bytes_of_a_window(config):
-    """fp32: signal and scale of every channel and the rate; int64: channels, system, entity, class; bool: present."""
-    return 4 * (N_CHANNELS * config.data.window + N_CHANNELS + 1) + 8 * 4 + 1
+    """fp32: signal and scale of every channel and the rate; int64: channels, system, entity, recording, start, class; bool: present."""
+    return 4 * (N_CHANNELS * config.data.window + N_CHANNELS + 1) + 8 * 6 + 1
 
 
 def test_the_batch_of_one_task_is_what_its_fields_say(on):

@@ -91,13 +91,9 @@ def test_the_gradient_is_the_same_to_the_bit(tiny, name):
     assert losses == [losses[0]] * 3
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_blocks_of_the_embedding_are_units_as_well(tiny, how):
-    config = tiny(*ENCODER, *NO_BLOCKS)
-    expected, found = stepped(config, "none"), stepped(config, how)
-    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
-    assert expected["embedding.blocks.0.convolution.parametrizations.weight.original1"].any()
-    model = build_model(tiny(*ENCODER, *BLOCKS["patchtst"]), **SIZES)
+def test_blocks_of_the_embedding_are_units_as_well(tiny):
+    model = build_model(tiny(*BLOCKS["patchtst"]), **SIZES)
+    model.embedding.blocks = nn.ModuleList([nn.Linear(2, 2)])
     assert blocks_of(model) == [*model.embedding.blocks, *model.backbone.blocks]
 
 
@@ -138,7 +134,7 @@ def test_an_evaluation_in_slices_is_the_same_and_runs_a_part_at_a_time(tiny, siz
     ("keys", "expected"),
     [
         (NO_BLOCKS, ["none"]),
-        ((*ENCODER, *NO_BLOCKS), ["none", "selective", "full"]),
+        ((*ENCODER, *NO_BLOCKS), ["none"]),
         (BLOCKS["patchtst"], ["none", "selective", "full"]),
         (BLOCKS["mamba2"], ["none", "selective", "full"]),
         (BLOCKS["bimamba_gnn"], ["none", "selective", "full", "sliced"]),

@@ -313,15 +313,6 @@ def test_the_chosen_threshold_is_the_choice_of_the_counts_of_the_validation(mode
         assert float(task.chosen[number]) == expected
 
 
-def test_a_validation_without_a_seizure_leaves_the_threshold(model_of, training_of, data_of):
-    quiet = spiked("val", 2400, [], [(600, 1200, 3.0)])
-    model = model_of(threshold=0.86)
-    result = validated(training_of(model), data_of(TRAIN, quiet, TEST))
-    assert model.tasks[TASK].threshold == 0.86
-    assert math.isnan(result.metrics["event_sensitivity"])
-    assert math.isfinite(result.metrics["fa_per_24h"])
-
-
 def test_a_test_never_changes_a_threshold_and_is_scored_at_that_of_the_validation(model_of, training_of, data_of, plan):
     model, data = model_of(), data_of(TRAIN, VAL, TEST)
     validated(training_of(model), data)

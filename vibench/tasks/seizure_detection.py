@@ -160,11 +160,9 @@ class SeizureDetection(Task):
         )
 
     def settle(self, metrics: MetricCollection) -> None:
-        """Choose the thresholds; a validation without a seizure leaves them as they are."""
+        """Choose the thresholds; a validation has a seizure, or the data is refused."""
         records = next(iter(metrics.values())).records
         records.finish()
-        if not records.counts.event.total:
-            return
         chosen = [self.grid[choose(records.counts, max_fa_per_24h=budget)] for budget in self.budgets]
         self.chosen.copy_(torch.tensor(chosen, dtype=torch.float64))
 
