@@ -39,7 +39,7 @@ def on(small):
 
 
 def bytes_of_a_window(config):
-    """fp32: signal and scale of every channel and the rate; int64: channels, system, entity, recording, start and class;
+    """fp32: signal and scale of every channel and the rate; int64: channels, system, entity, recording, start, class;
     bool: present.
     """
     return 4 * (N_CHANNELS * config.data.window + N_CHANNELS + 1) + 8 * 6 + 1
