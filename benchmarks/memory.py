@@ -48,7 +48,7 @@ def real_peak(config: ExperimentConfig, levers: Levers, micro_batch: int) -> int
     host = blank_batch(targets(config), 2 * micro_batch, SIZES["n_channels"], config.data.window)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model = build_model(config, **SIZES)
-        checkpoint_blocks(model.backbone, levers.checkpointing)
+        checkpoint_blocks(model, levers.checkpointing)
         weighing = Weighing(model, config.task, TaskWeights.fixed)
         optimizer = build_optimizer(model, weighing, config.training, levers.precision, "device")
         off = torch.amp.GradScaler("cpu", enabled=False)

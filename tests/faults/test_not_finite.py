@@ -147,7 +147,7 @@ def windows_of(config, epoch):
     numbers = {split.name(i): i for i in range(len(split))}
     found = []
     for step in range(STEPS):
-        for name in data.names("train", 32, seed=config.seed, epoch=epoch, number=step):
+        for name in data.names(32, seed=config.seed, epoch=epoch, number=step):
             found.append(Window(name, split[numbers[name]].signal[0, 0, :4], step + 1))
     return found
 
