@@ -10,7 +10,6 @@ import torch
 
 from vibench.config import frozen
 from vibench.config.data import EEGDataConfig, Normalisation
-from vibench.config.experiment import ExperimentConfig
 from vibench.config.training import checkpoint_of
 from vibench.data.eeg.annotations import Seizures, seizures_of, write_events
 from vibench.data.eeg.edf import open_edf
@@ -41,7 +40,6 @@ POINTS = 2000  # of a picture, at most
 class Detector:
     """A trained model with its thresholds, and how a record is prepared for it."""
 
-    config: ExperimentConfig
     data: EEGDataConfig
     model: Model
     task: SeizureDetection
@@ -97,7 +95,6 @@ def load_detector(run_dir: Path) -> Detector:
     checkpoint_blocks(model, plan["checkpointing"])  # slices, where a layer at a time was too much
     model.to(device).eval()
     return Detector(
-        config=config,
         data=config.data,
         model=model,
         task=model.tasks[TASK],

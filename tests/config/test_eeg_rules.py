@@ -4,11 +4,13 @@ What is refused is refused the way of the command line; each line is on top of a
 """
 
 import functools
+import importlib.util
 import re
 
 import pytest
 
 from vibench.config.data import PreprocessingConfig
+from vibench.config.setting import missing_packages
 from vibench.config.task import SeizureDetectionConfig
 from vibench.data.eeg.preprocessing import Preprocessing
 from vibench.errors import ConfigError, DataError
@@ -214,6 +216,43 @@ def test_a_store_that_is_not_there_is_refused_with_the_command_that_makes_it(res
         ConfigError, match=r"data\.store=absent\.h5 does not exist; make it with `vibench-data prepare eeg raw=DIR`"
     ):
         resolved("data=eeg", "task=seizure_detection", "data.store=absent.h5")
+
+
+def test_kernels_that_are_not_installed_are_refused_before_a_run_needs_them(resolved):
+    if importlib.util.find_spec("mamba_ssm"):
+        pytest.skip("mamba_ssm is installed")
+    with pytest.raises(
+        ConfigError, match=r"scan=mamba_ssm needs the package mamba_ssm; run `pip install vibench\[mamba\]`"
+    ):
+        resolved(*SYSTEM.split(), "backbone.scan=mamba_ssm")
+
+
+@pytest.mark.parametrize(
+    ("packages", "told"),
+    [
+        (("yaml",), []),
+        (("no_such_a", "yaml"), ["KEY=1 needs the package no_such_a; run `pip install vibench[extra]`"]),
+        (
+            ("no_such_a", "no_such_b"),
+            ["KEY=1 needs the packages no_such_a and no_such_b; run `pip install vibench[extra]`"],
+        ),
+    ],
+)
+def test_packages_that_are_not_there_are_named_with_the_extra_that_brings_them(packages, told):
+    assert list(missing_packages("KEY=1", "extra", *packages)) == told
+
+
+def test_scoring_and_the_corpus_ask_for_what_they_need(monkeypatch, resolved):
+    """Before anything is written or trained."""
+    find = importlib.util.find_spec
+    gone = {"timescoring", "edfio"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in gone else find(name, *rest))
+    with pytest.raises(ConfigError) as refused:
+        resolved(*SYSTEM.split())
+    assert refused.value.complaints == [
+        "task.seizure_detection needs the package timescoring; run `pip install vibench[eeg]`",
+        "data=demo_eeg needs the package edfio; run `pip install vibench[eeg]`",
+    ]
 
 
 def test_every_broken_rule_of_one_command_line_is_told_at_once(resolved):

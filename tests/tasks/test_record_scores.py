@@ -202,8 +202,7 @@ def one_of_two(rank, folder, rows):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
     if rank == 0:  # the other does not take part
-        alone = fed(windows([5]))
-        alone.finish(alone=True)
+        alone = finished(windows([5]), ordered=True)
         assert_same(alone.counts, expected([5]))
     scores = fed(rows)
     scores.finish()

@@ -15,10 +15,8 @@ from vibench.tasks.szcore import (
     choose,
     f1,
     false_alarms_per_24h,
-    precision,
     score_record,
     sensitivity,
-    sensitivity_at,
     taes,
 )
 
@@ -57,7 +55,6 @@ def test_events_and_samples_are_those_of_timescoring_at_the_full_rate(reference,
         if score.refTrue:
             assert sensitivity(hits)[0] == score.sensitivity
             assert f1(hits)[0] == score.f1
-            assert precision(hits)[0] == pytest.approx(score.precision, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +143,7 @@ def test_events_that_are_the_same_are_scored_once(monkeypatch):
 def test_a_record_without_a_seizure_has_no_score_but_false_alarms():
     quiet = scored([], [], [(100, 200)])
     for hits in (quiet.event, quiet.sample, quiet.taes):
-        for score in (sensitivity, precision, f1):
+        for score in (sensitivity, f1):
             assert np.isnan(score(hits)).tolist() == [True, True], score
     assert false_alarms_per_24h(quiet).tolist() == [0, 24]
 
@@ -158,11 +155,10 @@ def test_a_record_without_a_seizure_leaves_the_sensitivity_of_the_others_alone()
     assert false_alarms_per_24h(both).tolist() == [12]
 
 
-def test_seizures_without_a_detection_score_zero_and_have_no_precision():
+def test_seizures_without_a_detection_score_zero():
     missed = scored([(100, 160)], [])
     for hits in (missed.event, missed.sample, missed.taes):
         assert (sensitivity(hits)[0], f1(hits)[0]) == (0, 0)
-        assert np.isnan(precision(hits)[0])
 
 
 def test_counts_add_up_over_records():
@@ -217,12 +213,3 @@ def test_without_a_seizure_the_middle_of_what_is_allowed_is_chosen():
 
 def test_the_limit_is_of_false_alarms_in_24_hours_and_allows_itself():
     assert allowed(counted([1, 1], [10, 11], days=2), max_fa_per_24h=5).tolist() == [True, False]
-
-
-@pytest.mark.parametrize(("limit", "found"), [(10, 0.9), (5, 0.8), (1, 0.0)])
-def test_sensitivity_at_a_rate_is_that_of_the_best_threshold_within_it_and_zero_without_one(limit, found):
-    assert sensitivity_at(counted([9, 8], [9, 3]), max_fa_per_24h=limit) == pytest.approx(found)
-
-
-def test_sensitivity_at_a_rate_is_undefined_without_a_seizure():
-    assert np.isnan(sensitivity_at(counted([0, 0], [9, 3], total=0), max_fa_per_24h=5))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from vibench.config.setting import setting
+from vibench.config.setting import missing_packages, setting
 
 
 @dataclass(kw_only=True, slots=True)
@@ -198,7 +198,10 @@ class Encoding(Enum):
     eigenvectors = "eigenvectors"  # of the Laplacian, with a rule for their sign
 
 
-ELECTRODES = 19  # of the 10-20 system
+ELECTRODES = [  # of the 10-20 system: left, middle, right; conf/data/eeg.yaml has them in this order
+    *("Fp1", "F3", "C3", "P3", "O1", "F7", "T7", "P7", "Fz", "Cz", "Pz"),
+    *("Fp2", "F4", "C4", "P4", "O2", "F8", "T8", "P8"),
+]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -232,6 +235,8 @@ class BiMambaGNNConfig(BackboneConfig):
     slice: int = setting("sequences of a window that a layer takes at a time where checkpointing=sliced", low=1)
 
     def complaints(self, *, d_model: int, n_tokens: int) -> Iterator[str]:
+        if self.scan is Scan.mamba_ssm:
+            yield from missing_packages("backbone.scan=mamba_ssm", "mamba", "mamba_ssm")
         for part in ("", "edge_"):
             width, own = ("edge_width", "edge_head_dim") if part else ("node_width", "head_dim")
             inner = self.expand * getattr(self, width)
@@ -250,10 +255,10 @@ class BiMambaGNNConfig(BackboneConfig):
                 f"backbone.encoding_dim={self.encoding_dim} exceeds the {self.n_nodes - 1} eigenvectors of "
                 f"backbone.n_nodes={self.n_nodes} that are not constant; use backbone.encoding_dim<={self.n_nodes - 1}"
             )
-        if self.encoding is Encoding.static and self.n_nodes != ELECTRODES:
+        if self.encoding is Encoding.static and self.n_nodes != len(ELECTRODES):
             yield (
-                f"backbone.encoding=static is of the {ELECTRODES} electrodes of the 10-20 system, "
-                f"backbone.n_nodes={self.n_nodes}; use backbone.n_nodes={ELECTRODES} or backbone.encoding=heat"
+                f"backbone.encoding=static is of the {len(ELECTRODES)} electrodes of the 10-20 system, "
+                f"backbone.n_nodes={self.n_nodes}; use backbone.n_nodes={len(ELECTRODES)} or backbone.encoding=heat"
             )
         if self.encoding_every > n_tokens > 0:
             yield (

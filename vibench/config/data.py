@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from vibench.config.setting import setting
+from vibench.config.setting import missing_packages, setting
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how every such file begins
 
@@ -222,6 +222,7 @@ class DemoEEGConfig(EEGDataConfig):
 
     def complaints(self, *, future: int) -> Iterator[str]:
         yield from EEGDataConfig.complaints(self, future=future)
+        yield from missing_packages("data=demo_eeg", "eeg", "edfio", "scipy")
         for name, why in (("record_s", "a data record of a file is a second"), ("raw_rate_hz", "it has whole samples")):
             value = getattr(self, name)
             if value != (whole := round(value)):

@@ -1,11 +1,10 @@
 """Logger schema: where the numbers of a run go while it runs."""
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from vibench.config.setting import setting
+from vibench.config.setting import missing_packages, setting
 
 
 class Writer(Enum):
@@ -23,5 +22,5 @@ class LoggerConfig:
     every_n_steps: int = setting("optimizer steps between two logged training losses", low=1)
 
     def complaints(self) -> Iterator[str]:
-        if self.writer is Writer.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            yield "logger.writer=tensorboard needs the package tensorboard; run `pip install vibench[tensorboard]`"
+        if self.writer is Writer.tensorboard:
+            yield from missing_packages("logger.writer=tensorboard", "tensorboard", "tensorboard")

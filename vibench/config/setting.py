@@ -1,5 +1,6 @@
 """One field of a schema: what it means and which values it may take. The value itself stands in YAML."""
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import field
@@ -15,6 +16,18 @@ def setting(meaning: str, *, low: float | None = None, high: float | None = None
         above: exclusive lower bound, for rates and durations.
     """
     return field(metadata={"meaning": meaning, "low": low, "high": high, "above": above})
+
+
+def missing_packages(asked: str, extra: str, *packages: str) -> Iterator[str]:
+    """What is not installed of what a value needs.
+
+    Args:
+        asked: the key and its value.
+        extra: of vibench, which brings the packages.
+    """
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        told = f"the package{'s' * (len(missing) > 1)} {' and '.join(missing)}"
+        yield f"{asked} needs {told}; run `pip install vibench[{extra}]`"
 
 
 def interval(metadata: Any) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vibench.config.setting import setting
+from vibench.config.setting import missing_packages, setting
 
 CLASSIFICATION_METRICS = dict.fromkeys(("accuracy", "macro_f1", "precision", "recall", "auroc", "aupr"), "max")
 
@@ -189,6 +189,9 @@ class SeizureDetectionConfig(TaskConfig):
     closing: int = setting("samples: shorter gaps are none", low=1)
     min_duration_s: float = setting("seconds that a seizure lasts at least", low=0)
     merge_gap_s: float = setting("seconds: seizures closer than that are one", low=0)
+
+    def complaints(self, *, name: str, window: int) -> Iterator[str]:
+        yield from missing_packages(f"task.{name}", "eeg", "timescoring")
 
 
 SCHEMAS = {

@@ -130,13 +130,11 @@ class Windows(Dataset):
         target = self.targets[task]
         if target.per_channel:
             return torch.empty(0, dtype=target.dtype)
-        values = [
-            self.label(target, number, start)
-            for (number, start), hidden in zip(self.places.tolist(), self.unlabelled, strict=True)
-            if not (target.of_class and hidden)
-        ]
-        known = [value for value in values if value is not None]
-        return torch.tensor([np.mean(value) for value in known] if target.per_sample else known, dtype=target.dtype)
+        values = []  # of the samples only the mean: all of them may be too many to hold
+        for (number, start), hidden in zip(self.places.tolist(), self.unlabelled, strict=True):
+            if not (target.of_class and hidden) and (value := self.label(target, number, start)) is not None:
+                values.append(np.mean(value) if target.per_sample else value)
+        return torch.tensor(values, dtype=target.dtype)
 
     def label(self, target: Target, number: int, start: int) -> Any:
         """What ``target.of`` says of a window; of its samples, those that the recording has. Reads no signal."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from vibench.config.backbone import Encoding
+from vibench.config.backbone import ELECTRODES, Encoding
 from vibench.layers.precision import single_precision
 
 AT_ONCE = 4096  # graphs in one decomposition
@@ -24,8 +24,6 @@ COLUMNS = (  # and from front to back
     "Fp2 F4 C4 P4 O2",
     "Fp2 F8 T8 P8 O2",
 )
-ELECTRODES = ["Fp1", "F3", "C3", "P3", "O1", "F7", "T7", "P7", "Fz", "Cz", "Pz"]
-ELECTRODES += ["Fp2", "F4", "C4", "P4", "O2", "F8", "T8", "P8"]
 
 
 class PositionalEncoding(nn.Module):

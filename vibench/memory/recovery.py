@@ -97,8 +97,8 @@ class Recovery:
         if micro > 1:
             self.micro_batch = -(-micro // 2)
             text, changes = f"micro-batch {micro} -> {self.micro_batch}", {"micro_batch": str(self.micro_batch)}
-        elif self._next():
-            before, self.checkpointing = self.checkpointing, self._next()
+        elif (kept := self._next()) is not None:
+            before, self.checkpointing = self.checkpointing, kept
             checkpoint_blocks(self.model, self.checkpointing)
             text = f"checkpointing {before} -> {self.checkpointing}"
             changes = {"checkpointing": self.checkpointing}

@@ -71,14 +71,10 @@ class RecordScores:
         for number, first, rate, score, truth, known in zip(*columns, strict=True):
             self._record(int(number), float(rate)).add(int(first), score, truth > 0.5, known > 0.5)
 
-    def finish(self, *, alone: bool = False) -> None:
-        """Close every record.
-
-        Args:
-            alone: act as if there were no other process.
-        """
+    def finish(self) -> None:
+        """Close every record."""
         together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if together and not self.ordered and not alone:
+        if together and not self.ordered:
             self._finish_together()
         self._close_all()
 

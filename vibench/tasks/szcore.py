@@ -141,11 +141,6 @@ def sensitivity(hits: Hits) -> np.ndarray:
     return _share(hits.tp, np.full_like(hits.tp, hits.total))
 
 
-def precision(hits: Hits) -> np.ndarray:
-    """(t,) share of what was called that is right; NaN where nothing was called, or there was nothing to find."""
-    return _share(hits.tp, (hits.tp + hits.fp) * (hits.total > 0))
-
-
 def f1(hits: Hits) -> np.ndarray:
     """(t,) harmonic mean of both: 0 where nothing was found, NaN where there was nothing to find."""
     return _share(2 * hits.tp, (hits.tp + hits.fp + hits.total) * (hits.total > 0))
@@ -182,9 +177,3 @@ def choose(counts: RecordCounts, *, max_fa_per_24h: float) -> int:
 def allowed(counts: RecordCounts, *, max_fa_per_24h: float) -> np.ndarray:
     """(t,) whether a threshold has at most that many false alarms in 24 h."""
     return counts.event.fp * DAY_S <= max_fa_per_24h * counts.seconds
-
-
-def sensitivity_at(counts: RecordCounts, *, max_fa_per_24h: float) -> float:
-    """Highest sensitivity of events with at most that many false alarms in 24 h; 0 where no threshold has so few."""
-    found = sensitivity(counts.event)
-    return float(np.max(np.where(allowed(counts, max_fa_per_24h=max_fa_per_24h), found, found * 0)))

@@ -1,14 +1,11 @@
 """Evaluate: a fresh model, its weights from disk, one pass over a split."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
-from vibench.data.batch import Batch
 from vibench.data.loader import Data, batches
+from vibench.data.progress import shown
 from vibench.memory.plan import MemoryPlan
 from vibench.memory.recovery import halve_until_it_fits
 from vibench.model import Model
@@ -33,17 +30,11 @@ def evaluate(
     model.to(device).eval()
     known = {name: data.splits["train"].labels(name).to(device) for name in model.tasks}
     loader = data.loader(split, batch_size)
-    console = Console(stderr=True)
-
-    def shown() -> Iterable[Batch]:
-        if not console.is_terminal:  # a bar that nobody sees has a thread all the same
-            return batches(loader)
-        return track(batches(loader), f"evaluating {split}", total=len(loader), console=console, transient=True)
 
     @torch.inference_mode()
     def attempt(micro_batch: int) -> dict[str, TaskResult]:
         scores, naive = Scores(model).to(device), Scores(model).to(device)
-        for batch in shown():
+        for batch in shown(batches(loader), f"evaluating {split}", len(loader)):
             score_batch(
                 model,
                 batch,

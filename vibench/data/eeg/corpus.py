@@ -16,6 +16,7 @@ from numpy.random import Generator, default_rng
 from vibench.data.eeg.annotations import write_events
 from vibench.data.eeg.artefacts import heart
 from vibench.data.eeg.edf import write_edf
+from vibench.data.eeg.montage import OLD_NAMES
 from vibench.data.eeg.scalp import CHANNELS
 from vibench.data.eeg.simulated import Patient, Seizure, simulate
 from vibench.data.progress import shown
@@ -25,7 +26,6 @@ SIMULATION = 1  # raised whenever the same arguments would write other samples
 START = datetime(2020, 1, 1, 9)
 SHORTEST_S, LONGEST_S = 15, 90  # a seizure
 MARGIN_S, APART_S = 10, 91  # from the edges of the record, and from the next: scoring makes one of two within 90 s
-OLD_NAMES = {"T7": "T3", "T8": "T4", "P7": "T5", "P8": "T6"}
 
 
 def write_corpus(
@@ -60,7 +60,7 @@ def write_corpus(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         whole = Path(temporary) / folder.name
-        for number in shown(range(patients), "simulating patients"):
+        for number in shown(range(patients), "simulating patients", patients):
             name = f"sub-{f'{seed}x' if seed else ''}{number + 1:02d}"  # another corpus is of other people
             patient = Patient.draw(default_rng([seed, *name.encode()]), generalised=number % 2 == 1)
             mean = seizures_per_hour * patient.activity * record_s / 3600
@@ -79,7 +79,8 @@ def write_corpus(
 
 def labels(number: int) -> list[str]:
     """Of the 19 electrodes and the electrocardiogram, as the clinic of a patient writes them."""
-    old = [OLD_NAMES.get(name, name) for name in CHANNELS]
+    before = {now: old for old, now in OLD_NAMES.items()}
+    old = [before.get(name, name) for name in CHANNELS]
     return (
         [*CHANNELS, "EKG"],
         [*(f"EEG {name.upper()}-REF" for name in old), "EEG EKG1-REF"],

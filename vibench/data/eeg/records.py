@@ -68,7 +68,7 @@ class Reader:
         self.interpolated: Counter[str] = Counter()
         self.filled: dict[Path, int] = {}
         self.found: dict[Path, tuple[EDFRecording, Seizures, str] | DataError] = {}
-        for file in shown(files, "annotations"):
+        for file in shown(files, "annotations", len(files)):
             try:
                 recording = open_edf(file, config.channels, config.interpolate)
                 self.found[file] = recording, seizures_of(recording), patient_of(file, raw, recording.patient)

@@ -7,9 +7,10 @@ head, x right, y front, z up; distances are the angles between them, in radians.
 import numpy as np
 from numpy.random import Generator
 
-LEFT, MIDLINE = ["Fp1", "F3", "C3", "P3", "O1", "F7", "T7", "P7"], ["Fz", "Cz", "Pz"]
-RIGHT = ["Fp2", "F4", "C4", "P4", "O2", "F8", "T8", "P8"]
-CHANNELS = [*LEFT, *MIDLINE, *RIGHT]
+from vibench.config.backbone import ELECTRODES
+
+CHANNELS = ELECTRODES
+LEFT, MIDLINE, RIGHT = CHANNELS[:8], CHANNELS[8:11], CHANNELS[11:]
 OPPOSITE = dict(zip(CHANNELS, [*RIGHT, *MIDLINE, *LEFT], strict=True))
 FROM_TOP = np.radians([92, 60, 46, 60, 92, 92, 92, 92, 46, 0, 46, 92, 60, 46, 60, 92, 92, 92, 92])
 FROM_RIGHT = np.radians([108, 129, 180, 231, 252, 144, 180, 216, 90, 0, 270, 72, 51, 0, 309, 288, 36, 0, 324])
