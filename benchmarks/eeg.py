@@ -2,7 +2,8 @@
 
     python -m benchmarks.eeg
 
-Live bytes and CPU seconds of the encoder and the backbone at their published sizes: with the scan as textbooks have it
+The bill of ``experiment=seizure_v3`` by part, from the plan, and what planning takes. Live bytes and CPU seconds of the
+encoder and the backbone at their published sizes: with the scan as textbooks have it
 (``textbook.py``), plain, checkpointed, and checkpointed in slices, with loss and gradients against the plain ones; the
 scan against the recurrence; the graph convolution against a loop over graphs; the encoding of positions as a share of
 the step. One thread; seconds are the least of some rounds, taken in turns. Live bytes are those of all tensors at once,
@@ -12,7 +13,9 @@ encoding 3 %, of every tenth token a fifth of that.
 
 import importlib.util
 import math
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,10 +29,13 @@ from torch import Tensor
 from benchmarks.textbook import textbook_scan
 from vibench.config import schemas
 from vibench.config.backbone import Encoding
+from vibench.config.resolve import examine
 from vibench.layers import ssd
 from vibench.layers.graph import SSGConv, adjacency
 from vibench.layers.laplacian import PositionalEncoding
 from vibench.layers.scan import scan
+from vibench.memory import bill
+from vibench.memory.plan import fit
 from vibench.memory.trace import live_peak
 from vibench.memory.tracker import Tracker, bias_in_place
 from vibench.model import Model
@@ -39,6 +45,8 @@ MIB = 2**20
 ELECTRODES, WINDOW, WIDTH = 19, 15_360, 512
 TOKENS, PAIRS = WINDOW // 16, ELECTRODES * (ELECTRODES - 1) // 2
 ROUNDS = 3
+PLAIN = ("training.checkpointing=none", "training.micro_batch=8", "training.precision=fp32")
+BILLS = (("hardware=h200", *PLAIN), ("hardware=rtx4090",))
 PATHS = {"textbook": "none", "plain": "none", "checkpointed": "full", "in slices": "sliced"}  # how it is checkpointed
 
 
@@ -205,9 +213,28 @@ def encoding(seconds: float, mib: float) -> None:
             print(f"{name:<26}{taken * 1e3:>8.1f}{taken / seconds:>9.2%}{share:>9.2f}", flush=True)
 
 
+def bills() -> None:
+    """Prints who holds the memory of ``experiment=seizure_v3`` at its peak, and what the plan takes."""
+    bill.SHOWN = sys.maxsize  # every layer
+    for settings in BILLS:
+        with initialize_config_module("vibench.conf", version_base="1.3"):
+            composed = compose("train", ["experiment=seizure_v3", "data.store=unused", *settings])
+        config = examine(composed)[1]  # there need be no data for a plan
+        start = time.process_time()
+        plan = fit(config, n_channels=ELECTRODES, n_classes=2)
+        took = time.process_time() - start
+        parts: Counter[str] = Counter()
+        for layer, _, gib in plan.layers:
+            parts[".".join(layer.split(".")[: 2 if layer.startswith("backbone.") else 1])] += gib
+        print(f"\n{' '.join(settings)}: {plan.in_words()}, {plan.checkpointing}; planned in {took:.0f} CPU s")
+        for part, gib in parts.most_common():
+            print(f"{part:<26}{gib:>8.3f} GiB")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     schemas.register()
+    bills()
     seconds, mib = paths()
     scans()
     graphs()
